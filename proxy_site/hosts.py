@@ -1,0 +1,49 @@
+"""Which Host headers the pages answer to: the name in server.public_url, localhost, and any literal address.
+
+A literal address is safe, since DNS rebinding needs a name; so the panel opens on every address of the machine
+without a setting. API routes accept any Host: they read no cookie.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from functools import cache
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.http import HttpRequest, HttpResponse
+
+
+@cache
+def _names() -> frozenset[str]:
+    public = urlsplit(settings.CONFIG.public_url).hostname or ""
+    return frozenset({"localhost", public.lower(), socket.gethostname().lower()})
+
+
+def is_allowed(host: str) -> bool:
+    name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    if name in _names():
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def allowed_hosts(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    def middleware(request: HttpRequest) -> HttpResponse:
+        try:
+            allowed = is_allowed(request.get_host())
+        except ValueError:
+            allowed = False
+        if not allowed:
+            raise DisallowedHost(
+                f"Unknown host {request.get_host()!r}: set server.public_url to the address that people open."
+            )
+        return get_response(request)
+
+    return middleware

@@ -1,0 +1,181 @@
+"""Django's settings, read from config.py only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+from proxy_site import config as configuration
+
+CONFIG = configuration.get()
+configuration.prepare_data_dir(CONFIG)
+BASE_DIR = configuration.BASE_DIR
+
+
+def _database(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        path = unquote(url.removeprefix("sqlite:///"))
+        return {
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": path,
+            "OPTIONS": {
+                "timeout": 5,
+                "transaction_mode": "IMMEDIATE",
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
+            },
+            # A file, so that the ledger's own connection and other processes see what a test wrote.
+            "TEST": {"NAME": str(Path(path).with_suffix(".test.sqlite3"))},
+        }
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")) or "postgres",
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": _postgres_options(parts.query),
+    }
+
+
+def _postgres_options(query: str) -> dict[str, Any]:
+    options: dict[str, Any] = dict(pair.split("=", 1) for pair in unquote(query).split("&") if "=" in pair)
+    return {"connect_timeout": 5, **options}
+
+
+SECRET_KEY = configuration.secret_key(CONFIG)
+DEBUG = False
+# proxy_site.hosts checks the Host header: any address of this machine, and the name in server.public_url.
+ALLOWED_HOSTS = ["*"]
+CSRF_TRUSTED_ORIGINS = [CONFIG.public_url]
+
+HTTPS = CONFIG.public_url.startswith("https://")
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS = [
+    "security.W004",  # HSTS is the reverse proxy's to promise: the relay also serves plain http on a LAN
+    "security.W008",  # no redirect to https: there may be none (LAN), or the reverse proxy makes it
+    "security.W012",  # secure cookies follow server.public_url
+    "security.W016",  # the same for the CSRF cookie
+    "urls.W005",  # one NinjaAPI is mounted at /v1 and at the root on purpose: the alias without /v1
+]
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "accounts",
+    "relay",
+]
+MIDDLEWARE = [
+    "proxy_site.hosts.allowed_hosts",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "proxy_site.urls"
+ASGI_APPLICATION = "proxy_site.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+DATABASES = {"default": _database(CONFIG.database_url)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+CHANNEL_LAYERS: dict[str, Any] = {}
+
+AUTH_USER_MODEL = "accounts.User"
+LOGIN_URL = reverse_lazy("portal:home")
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+LANGUAGE_CODE = CONFIG.server.language
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+TIME_ZONE = CONFIG.server.time_zone
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = CONFIG.data_dir / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
+    "loggers": {
+        "relay": {"level": CONFIG.log.level},
+        "accounts": {"level": CONFIG.log.level},
+        "proxy_site": {"level": CONFIG.log.level},
+    },
+}
+
+UNFOLD = {
+    "SITE_TITLE": "poe-relay",
+    "SITE_HEADER": "poe-relay",
+    "SITE_SYMBOL": "hub",
+    "SHOW_LANGUAGES": True,
+    "SHOW_HISTORY": True,
+    "SIDEBAR": {
+        "show_search": True,
+        "navigation": [
+            {
+                "title": _("People"),
+                "items": [
+                    {"title": _("Access tokens"), "icon": "key", "link": reverse_lazy("admin:accounts_accesstoken_changelist")},
+                    {"title": _("Users"), "icon": "person", "link": reverse_lazy("admin:accounts_user_changelist")},
+                    {"title": _("Teams"), "icon": "group", "link": reverse_lazy("admin:accounts_team_changelist")},
+                ],
+            },
+            {
+                "title": _("Relay"),
+                "items": [
+                    {"title": _("Usage records"), "icon": "receipt_long", "link": reverse_lazy("admin:relay_usagerecord_changelist")},
+                    {"title": _("Mappings"), "icon": "alt_route", "link": reverse_lazy("admin:relay_botmapping_changelist")},
+                    {"title": _("Poe keys"), "icon": "vpn_key", "link": reverse_lazy("admin:relay_poekey_changelist")},
+                    {"title": _("Poe accounts"), "icon": "account_balance_wallet", "link": reverse_lazy("admin:relay_poeaccount_changelist")},
+                ],
+            },
+        ],
+    },
+}
