@@ -1,0 +1,222 @@
+"""Who you are: teams, their users, and the access tokens that clients send. Never imports relay."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+from zoneinfo import available_timezones
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser, UserManager
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
+from django.db import models, transaction
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from accounts import tokens
+from proxy_site.keys import derived
+
+
+def token_digest(token: str) -> str:
+    return tokens.digest(token, derived("access tokens"))
+
+
+def validate_time_zone(value: str) -> None:
+    if value not in available_timezones():
+        raise ValidationError(_("Not a time zone: %(value)s. An example is Asia/Shanghai."), params={"value": value})
+
+
+def validate_patterns(value: Any) -> None:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ValidationError(_('A list of names such as ["gpt-4o", "claude-*"].'))
+
+
+def validate_networks(value: Any) -> None:
+    if not isinstance(value, list):
+        raise ValidationError(_('A list of networks such as ["192.168.1.0/24"].'))
+    for item in value:
+        try:
+            ipaddress.ip_network(item, strict=False)
+        except (ValueError, TypeError):
+            raise ValidationError(_("Not a network: %(value)s"), params={"value": item}) from None
+
+
+def _limit(name: Any, help_text: Any) -> Any:
+    return models.PositiveBigIntegerField(
+        name, null=True, blank=True, validators=[MinValueValidator(1)], help_text=help_text
+    )
+
+
+class Limits(models.Model):
+    """What a team, a user or a token may use. Empty means: no limit of its own."""
+
+    requests_per_minute = _limit(_("requests per minute"), _("Empty: no limit."))
+    tokens_per_minute = _limit(_("tokens per minute"), _("Prompt and answer together."))
+    requests_in_flight = _limit(_("requests in flight"), _("At the same time."))
+    points_per_day = _limit(_("points per day"), _("Poe points, by the team's calendar."))
+    points_per_month = _limit(_("points per month"), _("Poe points, by the team's calendar."))
+
+    class Meta:
+        abstract = True
+
+
+class TeamManager(models.Manager["Team"]):
+    def default(self) -> Team:
+        """The team of whoever was given no other: the oldest one, made if there is none."""
+        return self.order_by("pk").first() or self.get_or_create(name="Default")[0]
+
+
+class Team(Limits):
+    """The tenant: people who share a budget, a set of models and, if wanted, Poe keys of their own."""
+
+    name = models.CharField(_("name"), max_length=100, unique=True)
+    time_zone = models.CharField(
+        _("time zone"),
+        max_length=50,
+        default=settings.TIME_ZONE,
+        validators=[validate_time_zone],
+        help_text=_("Days and months of its budgets begin at midnight here."),
+    )
+    enabled = models.BooleanField(_("enabled"), default=True)
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+
+    objects = TeamManager()
+
+    class Meta:
+        verbose_name = _("team")
+        verbose_name_plural = _("teams")
+        ordering: ClassVar = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PersonManager(UserManager["User"]):
+    def _create_user_object(self, username: str, email: str | None, password: str | None, **extra: Any) -> User:
+        if "team" not in extra and "team_id" not in extra:
+            extra["team"] = Team.objects.default()
+        user: User = super()._create_user_object(username, email, password, **extra)  # type: ignore[misc]
+        return user
+
+
+class User(AbstractUser, Limits):
+    """A person, in exactly one team."""
+
+    class Role(models.TextChoices):
+        MEMBER = "member", _("member")
+        MANAGER = "manager", _("manager")
+
+    team = models.ForeignKey(Team, models.PROTECT, verbose_name=_("team"), related_name="users")
+    role = models.CharField(
+        _("role"),
+        max_length=10,
+        choices=Role,
+        default=Role.MEMBER,
+        help_text=_("A manager looks after the own team; an administrator is a superuser."),
+    )
+
+    objects = PersonManager()
+
+    class Meta:
+        verbose_name = _("user")
+        verbose_name_plural = _("users")
+        ordering: ClassVar = ["username"]
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=models.Q(role__in=["member", "manager"]), name="accounts_user_role_known")
+        ]
+
+
+class AccessTokenManager(models.Manager["AccessToken"]):
+    def issue(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
+        """Make a token for this person. The second value is the token itself: show it once, store it nowhere."""
+        plain = tokens.make()
+        return self.adopt(plain, owner, name, **fields), plain
+
+    def adopt(self, plain: str, owner: User, name: str, **fields: Any) -> AccessToken:
+        """Store a token that exists already, as one of this person's."""
+        token = AccessToken(
+            owner=owner, name=name, digest=token_digest(plain), prefix=tokens.shown_prefix(plain), **fields
+        )
+        token.save(force_insert=True)
+        return token
+
+
+class AccessToken(Limits):
+    """What a client sends to say who is asking. The token itself is stored nowhere."""
+
+    owner = models.ForeignKey(User, models.CASCADE, verbose_name=_("owner"), related_name="access_tokens")
+    name = models.CharField(_("name"), max_length=100, help_text=_("Where it is used, such as “Chatbox on my phone”."))
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    prefix = models.CharField(_("begins with"), max_length=20, editable=False)
+    enabled = models.BooleanField(_("enabled"), default=True)
+    disabled_reason = models.CharField(
+        _("reason"), max_length=200, blank=True, help_text=_("Why it is disabled; told to whoever holds it.")
+    )
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    allowed_models = models.JSONField(
+        _("allowed models"),
+        default=list,
+        blank=True,
+        validators=[validate_patterns],
+        help_text=_('Empty: all that the team may see. Else names and wildcards: ["gpt-4o", "claude-*"].'),
+    )
+    allowed_networks = models.JSONField(
+        _("allowed networks"),
+        default=list,
+        blank=True,
+        validators=[validate_networks],
+        help_text=_('Empty: from anywhere. Else addresses and networks: ["192.168.1.0/24"].'),
+    )
+    created_at = models.DateTimeField(_("created"), auto_now_add=True)
+    replaced_by = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, editable=False, related_name="replaces"
+    )
+
+    objects = AccessTokenManager()
+
+    class Meta:
+        verbose_name = _("access token")
+        verbose_name_plural = _("access tokens")
+        ordering: ClassVar = ["-created_at", "-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    @property
+    def team(self) -> Team:
+        return self.owner.team
+
+    def is_expired(self, now: datetime | None = None) -> bool:
+        return self.expires_at is not None and self.expires_at <= (now or timezone.now())
+
+    def rotate(self, overlap: timedelta) -> tuple[AccessToken, str]:
+        """Issue a successor with the same rights. This one goes on for `overlap`, then expires."""
+        copied = [field.name for field in Limits._meta.get_fields()] + ["allowed_models", "allowed_networks"]
+        with transaction.atomic():
+            old = AccessToken.objects.select_for_update().get(pk=self.pk)
+            expires_at = old.expires_at if old.expires_at and not old.is_expired() else None
+            successor, plain = AccessToken.objects.issue(
+                old.owner, old.name, expires_at=expires_at, **{name: getattr(old, name) for name in copied}
+            )
+            end = timezone.now() + overlap
+            old.expires_at = min(old.expires_at, end) if old.expires_at else end
+            old.replaced_by = successor
+            old.save(update_fields=["expires_at", "replaced_by"])
+        self.refresh_from_db()
+        return successor, plain
+
+
+class TokenActivity(models.Model):
+    """When a token was last used. Apart from AccessToken, since what traffic changes must not reload the directory."""
+
+    token = models.OneToOneField(AccessToken, models.CASCADE, primary_key=True, related_name="activity")
+    last_used_at = models.DateTimeField(_("last used"))
+
+    class Meta:
+        verbose_name = _("token activity")
+        verbose_name_plural = _("token activity")
+
+    def __str__(self) -> str:
+        return f"{self.token_id}: {self.last_used_at:%Y-%m-%d %H:%M}"

@@ -1,0 +1,41 @@
+"""The portal's first pages: signing in, and what a signed-in person needs to connect an app."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth import login, logout
+from django.contrib.auth.forms import AuthenticationForm
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts.models import AccessToken
+
+
+@sensitive_post_parameters("password")
+@never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
+def home(request: HttpRequest) -> HttpResponse:
+    if request.user.is_authenticated and request.method != "POST":
+        own = AccessToken.objects.filter(owner=request.user).select_related("activity")
+        context = {"access_tokens": own, "api_base": f"{_address(request)}/v1"}
+        return render(request, "portal/home.html", context)
+    form = AuthenticationForm(request, data=request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        login(request, form.get_user())
+        return redirect("portal:home")
+    return render(request, "portal/sign_in.html", {"form": form})
+
+
+@require_POST
+def sign_out(request: HttpRequest) -> HttpResponse:
+    logout(request)
+    return redirect("portal:home")
+
+
+def _address(request: HttpRequest) -> str:
+    """Where people reach this site: server.public_url, else the address that they just used."""
+    public: str = settings.CONFIG.server.public_url
+    return public or request.build_absolute_uri("/").rstrip("/")
