@@ -1,0 +1,474 @@
+"""The in-memory snapshot of tokens, mappings and Poe keys that requests read, and how it learns of a change.
+
+Every table that it reads has triggers that count `relay_directoryversion.n` up and note which row changed. A request is
+admitted only at the current version, and nothing is refused before the version was read, so an edit takes effect on
+the next request in every process, on every machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from django.db import DatabaseError, InterfaceError, connection
+
+from accounts import tokens
+from accounts.models import AccessToken, Team, User, token_digest
+from relay import vault
+from relay.errors import Forbidden, Unauthenticated, Unavailable
+from relay.models import BotMapping, DirectoryChange, PoeAccount, PoeKey
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Notes older than this many versions are dropped; a process that is further behind reads everything again.
+KEPT_CHANGES = 10_000
+# SQLite takes at most 250,000 parameters, PostgreSQL 65,535: more changed rows than this are read as "all".
+MANY_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class TeamEntry:
+    id: int
+    name: str
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UserEntry:
+    id: int
+    name: str
+    team_id: int
+    enabled: bool
+    is_superuser: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEntry:
+    id: int
+    digest: str
+    prefix: str
+    owner_id: int
+    enabled: bool
+    disabled_reason: str
+    expires_at: float | None
+    allowed_models: tuple[str, ...]
+    networks: tuple[Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountEntry:
+    id: int
+    name: str
+    team_id: int | None
+    enabled: bool
+    is_demo: bool
+    base_url: str
+    upload_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """A Poe key, its secret unsealed in memory. `secret` is empty when it does not open."""
+
+    id: int
+    name: str
+    account_id: int
+    enabled: bool
+    priority: int
+    weight: int
+    proxy: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    id: int
+    model: str
+    bot: str
+    enabled: bool
+    hidden: bool
+    account_id: int | None
+    team_ids: frozenset[int]
+    parameters: dict[str, Any]
+    fallback_models: tuple[str, ...]
+    replace_policy: str
+    simulate_roles: str
+    default_output_tokens: int | None
+    created: int
+
+    @property
+    def key(self) -> str:
+        return self.model.casefold()
+
+    @property
+    def is_wildcard(self) -> bool:
+        return "*" in self.model
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: the owner of an access token that may be used now and from here."""
+
+    token_id: int
+    token_prefix: str
+    user_id: int
+    user_name: str
+    team_id: int
+    team_name: str
+    is_superuser: bool
+    allowed_models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a read of the database found: the version it is of, and the entries by kind; None: the row is gone."""
+
+    version: int
+    entries: dict[str, dict[int, Any]]
+    whole: frozenset[str]
+
+
+def matches(model: str, patterns: Iterable[str]) -> bool:
+    """Whether a model's name is one of these names and wildcards; case does not matter."""
+    name = model.casefold()
+    return any(name == pattern.casefold() or wildcard(pattern).match(name) is not None for pattern in patterns)
+
+
+def wildcard(pattern: str) -> re.Pattern[str]:
+    """`*` stands for anything; every other character for itself."""
+    return re.compile(".*".join(re.escape(piece) for piece in pattern.casefold().split("*")) + r"\Z", re.DOTALL)
+
+
+class Directory:
+    def __init__(self) -> None:
+        self.version = -1
+        self.loaded_at = 0.0
+        self.teams: dict[int, TeamEntry] = {}
+        self.users: dict[int, UserEntry] = {}
+        self.tokens: dict[int, TokenEntry] = {}
+        self.accounts: dict[int, AccountEntry] = {}
+        self.keys: dict[int, KeyEntry] = {}
+        self.mappings: dict[int, Mapping] = {}
+        self._by_digest: dict[str, int] = {}
+        self._exact: dict[str, Mapping] = {}
+        self._wildcards: list[tuple[re.Pattern[str], Mapping]] = []
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="directory")
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    # Learning of a change.
+
+    async def load(self) -> None:
+        """Read everything, or raise Unavailable."""
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Be at least as new as the database is at the moment of this call, or raise Unavailable.
+
+        At most one read is in flight. Whoever comes while one is running shares the next one: the running one may
+        have looked before the edit that this caller must see.
+        """
+        if self._next is None:
+            if self._running is None or self._running.done():
+                self._running = asyncio.create_task(self._read())
+                return await asyncio.shield(self._running)
+            self._next = asyncio.create_task(self._read_after(self._running))
+        return await asyncio.shield(self._next)
+
+    async def _read_after(self, earlier: asyncio.Task[None]) -> None:
+        await asyncio.wait([earlier])
+        self._running, self._next = self._next, None
+        await self._read()
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            changes = await loop.run_in_executor(self._reader, _on_own_connection, read_changes, self.version)
+        except (DatabaseError, InterfaceError, OSError) as exc:
+            log.warning("the directory cannot be read: %s", type(exc).__name__)
+            raise Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2) from None
+        if changes is not None:
+            self._apply(changes)
+        self.loaded_at = time.monotonic()
+
+    def _apply(self, changes: Changes) -> None:
+        """One step on the event loop: no request sees half of a change."""
+        for kind, entries in changes.entries.items():
+            table: dict[int, Any] = getattr(self, kind)
+            if kind in changes.whole:
+                table.clear()
+            for row, entry in entries.items():
+                if entry is None:
+                    table.pop(row, None)
+                else:
+                    table[row] = entry
+        if "tokens" in changes.entries:
+            self._index_tokens(changes)
+        if "mappings" in changes.entries:
+            self._index_mappings()
+        self.version = changes.version
+
+    def _index_tokens(self, changes: Changes) -> None:
+        if "tokens" in changes.whole:
+            self._by_digest.clear()
+        for row, entry in changes.entries["tokens"].items():
+            if entry is not None:
+                self._by_digest[entry.digest] = row
+
+    def _index_mappings(self) -> None:
+        enabled = [mapping for mapping in self.mappings.values() if mapping.enabled]
+        self._exact = {mapping.key: mapping for mapping in enabled if not mapping.is_wildcard}
+        # The longest pattern says most about what its author meant.
+        patterns = sorted((m for m in enabled if m.is_wildcard), key=lambda m: (-len(m.model), m.model))
+        self._wildcards = [(wildcard(mapping.model), mapping) for mapping in patterns]
+
+    def close(self) -> None:
+        self._reader.submit(connection.close)
+        self._reader.shutdown()
+
+    # Reading.
+
+    async def authenticate(self, token: str, address: str) -> Caller:
+        """Who holds this token, or Unauthenticated, Forbidden, Unavailable. Never refuses from an old snapshot."""
+        if not token:
+            raise Unauthenticated("No access token. Send it as `Authorization: Bearer sk-poe-...`.")
+        digest = token_digest(token) if tokens.is_well_formed(token) else ""
+        try:
+            return self._caller(digest, address)
+        except (Unauthenticated, Forbidden):
+            await self.refresh()
+        return self._caller(digest, address)
+
+    def _caller(self, digest: str, address: str) -> Caller:
+        # A dictionary look-up of an HMAC tells by its time nothing about the token it was made from.
+        token = self.tokens.get(self._by_digest.get(digest, 0))
+        if token is None or token.digest != digest:
+            raise Unauthenticated("Incorrect access token. Ask your administrator for one.")
+        user = self.users.get(token.owner_id)
+        team = self.teams.get(user.team_id) if user else None
+        if user is None or team is None:
+            raise Unauthenticated("Incorrect access token. Ask your administrator for one.")
+        if not token.enabled:
+            reason = f": {token.disabled_reason}" if token.disabled_reason else "."
+            raise Forbidden(f"This access token is disabled{reason}", code="token_disabled")
+        if not user.enabled:
+            raise Forbidden("The account of this access token's owner is disabled.", code="user_disabled")
+        if not team.enabled:
+            raise Forbidden("The team of this access token is disabled.", code="team_disabled")
+        if token.expires_at is not None and token.expires_at <= time.time():
+            day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(token.expires_at))
+            raise Forbidden(f"This access token expired on {day}.", code="token_expired")
+        if token.networks and not _is_in(address, token.networks):
+            raise Forbidden(f"This access token may not be used from {address or 'here'}.", code="network_not_allowed")
+        return Caller(
+            token_id=token.id,
+            token_prefix=token.prefix,
+            user_id=user.id,
+            user_name=user.name,
+            team_id=team.id,
+            team_name=team.name,
+            is_superuser=user.is_superuser,
+            allowed_models=token.allowed_models,
+        )
+
+    def find_exact(self, model: str) -> Mapping | None:
+        return self._exact.get(model.casefold())
+
+    def find_wildcards(self, model: str) -> list[Mapping]:
+        """Best first."""
+        name = model.casefold()
+        return [mapping for pattern, mapping in self._wildcards if pattern.match(name)]
+
+    def listed_mappings(self) -> list[Mapping]:
+        return [m for m in self._exact.values() if not m.hidden]
+
+
+def _is_in(address: str, networks: Iterable[Network]) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip.version == network.version and ip in network for network in networks)
+
+
+# Reading the database: runs in the directory's own thread, on that thread's own connection.
+
+
+def _on_own_connection(function: Callable[..., T], *args: Any) -> T:
+    try:
+        return function(*args)
+    except (DatabaseError, InterfaceError):
+        # Once more on a new connection: the old one may have died with a restarted database.
+        connection.close()
+        return function(*args)
+    finally:
+        if connection.errors_occurred:
+            connection.close()
+
+
+def read_version() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT n FROM relay_directoryversion WHERE id = 1")
+        row = cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+def read_changes(known: int) -> Changes | None:
+    """What has changed since version `known`; None: nothing.
+
+    The version is read first: rows read later may be newer than it, which only means that they are read again.
+    """
+    version = read_version()
+    if version == known:
+        return None
+    rows = _changed_rows(known, version) if 0 <= known < version else None
+    if rows is None:
+        _drop_old_changes(version)
+        return Changes(version, {kind: dict(load(None)) for kind, load in LOADERS.items()}, frozenset(LOADERS))
+    entries: dict[str, dict[int, Any]] = {}
+    whole = set()
+    for kind, ids in rows.items():
+        if ids is None:
+            whole.add(kind)
+            entries[kind] = dict(LOADERS[kind](None))
+        else:
+            entries[kind] = {**dict.fromkeys(ids), **dict(LOADERS[kind](ids))}
+    return Changes(version, entries, frozenset(whole))
+
+
+KINDS = {
+    "team": "teams",
+    "user": "users",
+    "token": "tokens",
+    "account": "accounts",
+    "key": "keys",
+    "mapping": "mappings",
+}
+
+
+def _changed_rows(known: int, version: int) -> dict[str, set[int] | None] | None:
+    """Changed row ids by kind (None: too many, all of that kind), or None if the notes do not reach back so far."""
+    noted = DirectoryChange.objects.filter(n__gt=known, n__lte=version)
+    ids: dict[str, set[int] | None] = defaultdict(set)
+    first = version + 1
+    for n, kind, row in noted.values_list("n", "kind", "row").iterator():
+        first = min(first, n)
+        rows = ids[KINDS[kind]]
+        if rows is not None:
+            rows.add(row)
+            if row == 0 or len(rows) > MANY_ROWS:
+                ids[KINDS[kind]] = None
+    return dict(ids) if first == known + 1 else None
+
+
+def _drop_old_changes(version: int) -> None:
+    DirectoryChange.objects.filter(n__lt=version - KEPT_CHANGES).delete()
+
+
+Loader = Callable[[set[int] | None], Iterable[tuple[int, Any]]]
+
+
+def _rows(model: Any, ids: set[int] | None) -> Any:
+    return model.objects.all() if ids is None else model.objects.filter(pk__in=ids)
+
+
+def _load_teams(ids: set[int] | None) -> Iterable[tuple[int, TeamEntry]]:
+    for row in _rows(Team, ids).values_list("id", "name", "enabled"):
+        yield row[0], TeamEntry(*row)
+
+
+def _load_users(ids: set[int] | None) -> Iterable[tuple[int, UserEntry]]:
+    columns = ("id", "username", "team_id", "is_active", "is_superuser")
+    for row in _rows(User, ids).values_list(*columns):
+        yield row[0], UserEntry(*row)
+
+
+def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
+    columns = (
+        "id",
+        "digest",
+        "prefix",
+        "owner_id",
+        "enabled",
+        "disabled_reason",
+        "expires_at",
+        "allowed_models",
+        "allowed_networks",
+    )
+    for row in _rows(AccessToken, ids).values_list(*columns).iterator():
+        *plain, expires_at, models, networks = row
+        yield (
+            row[0],
+            TokenEntry(
+                *plain,
+                expires_at=expires_at.timestamp() if expires_at else None,
+                allowed_models=tuple(models),
+                networks=tuple(ipaddress.ip_network(network, strict=False) for network in networks),
+            ),
+        )
+
+
+def _load_accounts(ids: set[int] | None) -> Iterable[tuple[int, AccountEntry]]:
+    columns = ("id", "name", "team_id", "enabled", "is_demo", "base_url", "upload_url")
+    for row in _rows(PoeAccount, ids).values_list(*columns):
+        yield row[0], AccountEntry(*row)
+
+
+def _load_keys(ids: set[int] | None) -> Iterable[tuple[int, KeyEntry]]:
+    columns = ("id", "name", "account_id", "enabled", "priority", "weight", "proxy", "secret")
+    for *plain, sealed in _rows(PoeKey, ids).values_list(*columns):
+        try:
+            secret = vault.unseal(sealed)
+        except vault.VaultError as exc:
+            log.error("Poe key %r cannot be used: %s", plain[1], exc)
+            secret = ""
+        yield plain[0], KeyEntry(*plain, secret)
+
+
+def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
+    teams: dict[int, set[int]] = defaultdict(set)
+    through = BotMapping.teams.through.objects.all()
+    if ids is not None:
+        through = through.filter(botmapping_id__in=ids)
+    for mapping_id, team_id in through.values_list("botmapping_id", "team_id"):
+        teams[mapping_id].add(team_id)
+    for row in _rows(BotMapping, ids):
+        yield (
+            row.pk,
+            Mapping(
+                id=row.pk,
+                model=row.model,
+                bot=row.bot,
+                enabled=row.enabled,
+                hidden=row.hidden,
+                account_id=row.account_id,
+                team_ids=frozenset(teams[row.pk]),
+                parameters=row.parameters,
+                fallback_models=tuple(row.fallback_models),
+                replace_policy=row.replace_policy,
+                simulate_roles=row.simulate_roles,
+                default_output_tokens=row.default_output_tokens,
+                created=int(row.created_at.timestamp()),
+            ),
+        )
+
+
+LOADERS: dict[str, Loader] = {
+    "teams": _load_teams,
+    "users": _load_users,
+    "tokens": _load_tokens,
+    "accounts": _load_accounts,
+    "keys": _load_keys,
+    "mappings": _load_mappings,
+}

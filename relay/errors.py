@@ -1,0 +1,139 @@
+"""Every failure that a client can be told, with its HTTP status and public code.
+
+RelayError                      500 internal_error
+├── BadRequest                  400 a wire format says which parameter
+│   ├── UserError               400 the bot refused what the user sent (too long, moderation): never the key's fault
+│   └── UnsupportedMedia        415
+├── Unauthenticated             401 no token, unknown token, malformed token: told alike
+├── Forbidden                   403 a real token that may not be used now or here, with the reason
+├── NotFound                    404 no such route, no such object
+│   └── UnknownModel            404
+├── MethodNotAllowed            405
+├── PayloadTooLarge             413
+├── RateLimited                 429 come back after `retry_after` seconds
+├── Unavailable                 503 the relay itself cannot serve now (database down, stopping)
+│   └── NoKeyAvailable          503 no Poe key may serve this request
+└── UpstreamError               502 Poe or the bot failed
+    ├── UpstreamUnauthorized    502 Poe refused the key (401, 403)
+    ├── UpstreamOutOfPoints     502 the Poe account has no points left (402, insufficient_fund)
+    ├── UpstreamRateLimited     429 Poe says too many requests for this account
+    ├── UpstreamUnknownBot      502 Poe has no such bot (404)
+    ├── UpstreamTimeout         504 a deadline passed
+    └── UpstreamBroken          502 unreachable, 5xx, cut off, or it sent what nobody can read
+
+Messages name the thing and never hold a key, a token or an upstream's raw text beyond what a bot says to its user.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RelayError(Exception):
+    """Something a client is told. `param` is the request's field it is about, `retry_after` is in seconds."""
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+
+class BadRequest(RelayError):
+    status = 400
+    code = "invalid_value"
+
+
+class UserError(BadRequest):
+    code = "user_error"
+
+
+class UnsupportedMedia(BadRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Unauthenticated(RelayError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(RelayError):
+    status = 403
+    code = "access_denied"
+
+
+class NotFound(RelayError):
+    status = 404
+    code = "not_found"
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(RelayError):
+    status = 405
+    code = "method_not_allowed"
+
+
+class PayloadTooLarge(RelayError):
+    status = 413
+    code = "request_too_large"
+
+
+class RateLimited(RelayError):
+    status = 429
+    code = "rate_limit_exceeded"
+
+
+class Unavailable(RelayError):
+    status = 503
+    code = "service_unavailable"
+
+
+class NoKeyAvailable(Unavailable):
+    code = "no_poe_key"
+
+
+class UpstreamError(RelayError):
+    status = 502
+    code = "upstream_error"
+
+
+class UpstreamUnauthorized(UpstreamError):
+    code = "upstream_unauthorized"
+
+
+class UpstreamOutOfPoints(UpstreamError):
+    code = "upstream_out_of_points"
+
+
+class UpstreamRateLimited(UpstreamError):
+    status = 429
+    code = "upstream_rate_limited"
+
+
+class UpstreamUnknownBot(UpstreamError):
+    code = "upstream_unknown_bot"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamBroken(UpstreamError):
+    code = "upstream_broken"

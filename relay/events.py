@@ -1,0 +1,144 @@
+"""The vocabulary that every wire format and every upstream shares: pure values, no I/O, no Django.
+
+A wire format turns a client's body into a `ChatRequest`; an upstream turns a bot's answer into events;
+a wire format turns the events into bytes again. Nothing else crosses the borders, except `RelayError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+# What a client asks for.
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file in a message: an https URL that the upstream fetches, or the bytes themselves. Never both."""
+
+    name: str
+    content_type: str
+    url: str | None = None
+    data: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A tool call that the assistant made earlier in the conversation; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    call_id: str
+    name: str
+    content: str
+
+
+Part = TextPart | FilePart | ToolCallPart | ToolResultPart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One request for an answer, whatever dialect it came in.
+
+    `parameters` are the bot's own parameters by name, as the client sent them. `ignored` names what the client
+    asked for and nobody can honour; it is told in the header `x-poe-relay-ignored`.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool = False
+    include_usage: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    stop: tuple[str, ...] = ()
+    logit_bias: dict[str, float] = field(default_factory=dict)
+    tools: tuple[dict[str, Any], ...] = ()
+    tool_choice: Any = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+# What a bot says.
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Everything said so far is to be read as `text` instead."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A piece of a tool call. The first piece of an `index` has `id` and `name`; `arguments` are appended."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that the bot made. `inline_ref` is the name that its text uses for it: `![title][inline_ref]`."""
+
+    url: str
+    name: str
+    content_type: str
+    inline_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: FinishReason
+
+
+Event = Text | Reasoning | Replace | ToolCall | Attachment | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request, as counted by us: an estimate, since each bot has a tokenizer of its own."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
