@@ -1,0 +1,19 @@
+"""Opens the ledger on the database that Django's settings name."""
+
+from __future__ import annotations
+
+from django.db import connections
+
+from relay.ledger import Ledger
+from relay.ledger.postgres import PostgresStore
+from relay.ledger.sqlite import SqliteStore
+
+
+def open_ledger() -> Ledger:
+    connection = connections["default"]
+    settings = connection.settings_dict
+    if connection.vendor == "sqlite":
+        return Ledger(SqliteStore(str(settings["NAME"])))
+    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    parameters = {ours: settings[theirs] for theirs, ours in names.items() if settings[theirs]}
+    return Ledger(PostgresStore({**settings["OPTIONS"], **parameters}))
