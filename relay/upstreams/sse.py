@@ -1,0 +1,85 @@
+"""Cuts a stream of server-sent events into (name, data) pairs, however it arrives; knows nothing of Poe."""
+
+from __future__ import annotations
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class EventTooLarge(Exception):
+    """An event outgrew the limit; `events` came before it in the same read. The reader is done for."""
+
+    def __init__(self, events: list[tuple[str, bytes]]) -> None:
+        super().__init__("an event is over the limit")
+        self.events = events
+
+
+class SSEReader:
+    """Reads LF, CRLF and CR alike. As the standard says, an event that the end cuts short is dropped.
+
+    Unlike the standard, an event with a name and no data is told too: a bare `event: done` still means done.
+    """
+
+    __slots__ = ("_after_return", "_at_start", "_data", "_limit", "_name", "_partial", "_size")
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._limit = max_event_bytes
+        self._partial = bytearray()  # of a line whose end has not arrived
+        self._name = b""
+        self._data: list[bytes] = []
+        self._size = 0  # of the event so far, its partial line not counted
+        self._at_start = True
+        self._after_return = False
+
+    def feed(self, chunk: bytes) -> list[tuple[str, bytes]]:
+        """The events that are complete with this chunk. Raises EventTooLarge."""
+        if self._after_return or b"\r" in chunk:
+            chunk = self._with_plain_newlines(chunk)
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        events: list[tuple[str, bytes]] = []
+        if lines:
+            if self._partial or self._at_start:
+                self._complete(lines)
+            self._read_lines(lines, events)
+        if rest:
+            self._partial += rest
+            if self._size + len(self._partial) > self._limit:
+                raise EventTooLarge(events)
+        return events
+
+    def _with_plain_newlines(self, chunk: bytes) -> bytes:
+        """A CR ends its line at once; an LF that follows it, even in the next chunk, belongs to it."""
+        if not chunk:
+            return chunk
+        if self._after_return and chunk[0] == 10:
+            chunk = chunk[1:]
+        self._after_return = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _complete(self, lines: list[bytes]) -> None:
+        lines[0] = bytes(self._partial) + lines[0]
+        self._partial.clear()
+        if self._at_start:
+            self._at_start = False
+            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+
+    def _read_lines(self, lines: list[bytes], events: list[tuple[str, bytes]]) -> None:
+        """One frame for every line of a read, since this runs for each word that a bot says."""
+        for line in lines:
+            if not line:
+                if self._name or self._data:
+                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+                    events.append((str(self._name, "utf-8", "replace"), data))
+                    self._data = []
+                self._name = b""
+                self._size = 0
+                continue
+            self._size += len(line)
+            if self._size > self._limit:
+                raise EventTooLarge(events)
+            if line.startswith(b"data:"):
+                self._data.append(line[6:] if line.startswith(b" ", 5) else line[5:])
+            elif line.startswith(b"event:"):
+                self._name = line[7:] if line.startswith(b" ", 6) else line[6:]
+            elif line == b"data":
+                self._data.append(b"")
