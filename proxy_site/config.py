@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import difflib
 import ipaddress
+import json
 import os
 import secrets
 import tomllib
@@ -20,7 +21,13 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "POE_RELAY_"
@@ -98,6 +105,13 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
+def _as_json_list(value: str | None) -> str | None:
+    """`a, b` in the environment is the list ["a", "b"]."""
+    if not value or value.lstrip().startswith("["):
+        return value
+    return json.dumps([item.strip() for item in value.split(",") if item.strip()])
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -172,6 +186,15 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(env_settings, EnvSettingsSource)
+        # `..._FILE` names the file that holds a secret; it is no key of its own (see _take_secret_file).
+        files = {f"{PREFIX}{name}_FILE".lower() for name in SECRETS}
+        proxies = f"{PREFIX}server__trusted_proxies".lower()
+        env_settings.env_vars = {
+            name: _as_json_list(value) if name.lower() == proxies else value
+            for name, value in env_settings.env_vars.items()
+            if name.lower() not in files
+        }
         return env_settings, init_settings
 
     @property
@@ -195,9 +218,9 @@ def known_keys() -> dict[str, list[str]]:
     return keys
 
 
-def load(environ: dict[str, str] | None = None) -> Config:
+def load() -> Config:
     """Read everything, or raise ConfigError with one sentence."""
-    env = dict(os.environ if environ is None else environ)
+    env = dict(os.environ)
     _reject_unknown_environment(env)
     table = _read_toml(env)
     for name in SECRETS:
@@ -206,6 +229,8 @@ def load(environ: dict[str, str] | None = None) -> Config:
         return Config(**table)
     except ValidationError as exc:
         raise ConfigError(_sentence(exc)) from None
+    except SettingsError as exc:
+        raise ConfigError(f"{exc}: in the environment, lists and tables are written as JSON.") from None
 
 
 def _read_toml(env: dict[str, str]) -> dict[str, Any]:
@@ -230,7 +255,9 @@ def _take_secret_file(env: dict[str, str], table: dict[str, Any], name: str) -> 
     try:
         value = Path(path).read_text("utf-8").strip()
     except OSError as exc:
-        raise ConfigError(f"{PREFIX}{name.upper()}_FILE names {path}, which cannot be read: {exc.strerror}.") from None
+        raise ConfigError(
+            f"{PREFIX}{name.upper()}_FILE names {path}, which cannot be read: {exc.strerror}."
+        ) from None
     section, key = name.split("__")
     table[section] = {**table.get(section, {}), key: value}
 

@@ -34,7 +34,9 @@ def is_allowed(host: str) -> bool:
     return True
 
 
-def allowed_hosts(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+def allowed_hosts(
+    get_response: Callable[[HttpRequest], HttpResponse],
+) -> Callable[[HttpRequest], HttpResponse]:
     def middleware(request: HttpRequest) -> HttpResponse:
         try:
             allowed = is_allowed(request.get_host())

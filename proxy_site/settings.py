@@ -71,6 +71,7 @@ SILENCED_SYSTEM_CHECKS = [
 
 INSTALLED_APPS = [
     "unfold",
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -162,18 +163,46 @@ UNFOLD = {
             {
                 "title": _("People"),
                 "items": [
-                    {"title": _("Access tokens"), "icon": "key", "link": reverse_lazy("admin:accounts_accesstoken_changelist")},
-                    {"title": _("Users"), "icon": "person", "link": reverse_lazy("admin:accounts_user_changelist")},
-                    {"title": _("Teams"), "icon": "group", "link": reverse_lazy("admin:accounts_team_changelist")},
+                    {
+                        "title": _("Access tokens"),
+                        "icon": "key",
+                        "link": reverse_lazy("admin:accounts_accesstoken_changelist"),
+                    },
+                    {
+                        "title": _("Users"),
+                        "icon": "person",
+                        "link": reverse_lazy("admin:accounts_user_changelist"),
+                    },
+                    {
+                        "title": _("Teams"),
+                        "icon": "group",
+                        "link": reverse_lazy("admin:accounts_team_changelist"),
+                    },
                 ],
             },
             {
                 "title": _("Relay"),
                 "items": [
-                    {"title": _("Usage records"), "icon": "receipt_long", "link": reverse_lazy("admin:relay_usagerecord_changelist")},
-                    {"title": _("Mappings"), "icon": "alt_route", "link": reverse_lazy("admin:relay_botmapping_changelist")},
-                    {"title": _("Poe keys"), "icon": "vpn_key", "link": reverse_lazy("admin:relay_poekey_changelist")},
-                    {"title": _("Poe accounts"), "icon": "account_balance_wallet", "link": reverse_lazy("admin:relay_poeaccount_changelist")},
+                    {
+                        "title": _("Usage records"),
+                        "icon": "receipt_long",
+                        "link": reverse_lazy("admin:relay_usagerecord_changelist"),
+                    },
+                    {
+                        "title": _("Mappings"),
+                        "icon": "alt_route",
+                        "link": reverse_lazy("admin:relay_botmapping_changelist"),
+                    },
+                    {
+                        "title": _("Poe keys"),
+                        "icon": "vpn_key",
+                        "link": reverse_lazy("admin:relay_poekey_changelist"),
+                    },
+                    {
+                        "title": _("Poe accounts"),
+                        "icon": "account_balance_wallet",
+                        "link": reverse_lazy("admin:relay_poeaccount_changelist"),
+                    },
                 ],
             },
         ],

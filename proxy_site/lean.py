@@ -1,0 +1,169 @@
+"""The handler of API routes: Django's, without a thread per request, without middleware and database signals.
+
+Django's own ASGI handler holds an OS thread per request in flight and hops into it for every synchronous signal. A
+relay has thousands of streams in flight and nothing synchronous to do in any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import BadRequest as DjangoBadRequest
+from django.core.handlers.asgi import ASGIHandler
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import get_resolver
+
+from relay.api.answers import error_response
+from relay.api.request import ApiRequest
+from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
+from relay.pipeline import Relay
+
+log = logging.getLogger(__name__)
+Scope = dict[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[dict[str, Any]], Any]
+
+EXPOSED = "x-request-id, request-id, retry-after, x-poe-relay-ignored, x-poe-relay-model"
+CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
+METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
+
+
+class LeanHandler(ASGIHandler):
+    """Serves the routes of `urlconf` for one relay."""
+
+    request_class = ApiRequest
+
+    def __init__(self, relay: Relay, urlconf: str) -> None:
+        self._relay = relay
+        self._resolver = get_resolver(urlconf)
+        self._trusted = [ipaddress.ip_network(each) for each in settings.CONFIG.server.trusted_proxies]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        request_id = f"req_{secrets.token_hex(12)}"
+        headers = [*CORS, (b"x-request-id", request_id.encode())]
+        if scope["method"] == "OPTIONS":
+            await send({"type": "http.response.start", "status": 204, "headers": headers + _preflight(scope)})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        body = await _read_body(receive)
+        if body is None:
+            return
+        respond = asyncio.create_task(self._respond(scope, body, request_id, headers, began, send))
+        gone = asyncio.create_task(receive())
+        try:
+            await asyncio.wait({respond, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not respond.done():
+                # The client hung up, or the server stops: whatever the request holds is let go of and settled.
+                respond.cancel()
+                await asyncio.wait({respond})
+        if not respond.cancelled():
+            respond.result()
+
+    async def _respond(
+        self,
+        scope: Scope,
+        body: bytes,
+        request_id: str,
+        headers: list[tuple[bytes, bytes]],
+        began: float,
+        send: Send,
+    ) -> None:
+        response = await self._answer(scope, body, request_id)
+        try:
+            headers += [
+                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()
+            ]
+            headers.append((b"openai-processing-ms", b"%d" % ((time.perf_counter() - began) * 1000)))
+            head_only = scope["method"] == "HEAD"
+            if isinstance(response, HttpResponse) and not any(
+                name == b"content-length" for name, _ in headers
+            ):
+                headers.append((b"content-length", b"%d" % len(response.content)))
+            await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            if isinstance(response, StreamingHttpResponse):
+                async for part in response:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+            else:
+                content = b"" if head_only else response.content  # type: ignore[attr-defined]
+                await send({"type": "http.response.body", "body": content})
+        finally:
+            response.close()
+
+    async def _answer(self, scope: Scope, body: bytes, request_id: str) -> HttpResponseBase:
+        """A response in the API's own words, whatever happens."""
+        try:
+            request = ApiRequest(scope, io.BytesIO(body))
+            request._body = body
+            request.relay, request.request_id = self._relay, request_id
+            request.address = client_address(scope, self._trusted)
+            match = self._resolver.resolve(request.path_info)
+            request.resolver_match = match
+            response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
+        except Http404:
+            return error_response(
+                NotFound(f"No such route: {scope['method']} {scope['path']}", code="unknown_route")
+            )
+        except DjangoBadRequest as exc:
+            return error_response(BadRequest(str(exc)))
+        except Exception as exc:
+            log.exception("request %s failed", request_id, exc_info=exc)
+            return error_response(RelayError("The relay failed on this request."))
+        if response.status_code == 405:
+            return error_response(MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}."))
+        return response
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body; None if the client left before it was here."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts) if len(parts) > 1 else parts[0]
+
+
+def _preflight(scope: Scope) -> list[tuple[bytes, bytes]]:
+    asked = next((v for name, v in scope["headers"] if name == b"access-control-request-headers"), b"")
+    return [
+        (b"access-control-allow-methods", METHODS),
+        (b"access-control-allow-headers", asked or b"authorization, content-type, x-api-key"),
+        (b"access-control-max-age", b"86400"),
+        (b"vary", b"access-control-request-headers"),
+    ]
+
+
+def client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
+    """Where the request comes from: the peer, or the right-most hop that no trusted proxy vouches for."""
+    peer = scope["client"][0] if scope.get("client") else ""
+    if not trusted or not _is_trusted(peer, trusted):
+        return peer
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
+    for hop in reversed(hops):
+        if not _is_trusted(hop, trusted):
+            return hop
+    return hops[0] if hops else peer
+
+
+def _is_trusted(address: str, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(ip.version == network.version and ip in network for network in trusted)

@@ -1,0 +1,201 @@
+"""Daphne, hardened by subclassing only: back-pressure, a body limit, one broken stream breaks one connection, drain.
+
+Stock Daphne buffers without limit for a reader that reads nothing, reads whole bodies of any size before anything
+else runs, loses its bookkeeping for good when an application fails in the middle of a stream, and cuts every stream
+at SIGTERM. Import this module only after the event loop policy is set: daphne.server makes its loop when imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.server import Server
+from twisted.internet import defer, reactor
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from relay.api.answers import error_response
+from relay.errors import PayloadTooLarge
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_SECONDS = 0.05
+INTERRUPT_SECONDS = 2.0
+
+
+@implementer(IPushProducer)
+class HardenedRequest(WebRequest):
+    """One request. Its application's `send` waits while the client does not read."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.can_write = asyncio.Event()
+        self.can_write.set()
+        self._is_producer = False
+        self._refused = False
+        self._seen = 0
+        super().__init__(*args, **kwargs)
+
+    # Back-pressure: the transport tells when its buffer is full and when it is empty again.
+
+    def pauseProducing(self) -> None:
+        self.can_write.clear()
+
+    def resumeProducing(self) -> None:
+        self.can_write.set()
+
+    def stopProducing(self) -> None:
+        self.can_write.set()
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start" and not self._is_producer and self.channel is not None:
+            self._is_producer = True
+            self.registerProducer(self, True)
+        super().handle_reply(message)
+
+    def finish(self) -> None:
+        if self._is_producer and self.channel is not None:
+            self._is_producer = False
+            self.unregisterProducer()
+        super().finish()
+
+    def connectionLost(self, reason: Any) -> None:
+        self.can_write.set()
+        super().connectionLost(reason)
+
+    # The body limit, before anything is kept or any of our code runs.
+
+    def gotLength(self, length: int | None) -> None:
+        super().gotLength(length)
+        if length is not None and length > self.server.max_body_bytes:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._seen += len(data)
+        if self._seen > self.server.max_body_bytes:
+            self._refuse_body()
+            return
+        super().handleContentChunk(data)
+
+    def _refuse_body(self) -> None:
+        """Answer 413 at once and hang up: the rest of the body is not read."""
+        self._refused = True
+        megabytes = self.server.max_body_bytes // 1_000_000
+        body = error_response(PayloadTooLarge(f"The body is larger than {megabytes} MB.")).content
+        head = (
+            "HTTP/1.1 413 Payload Too Large\r\nContent-Type: application/json\r\nAccess-Control-Allow-Origin: *\r\n"
+            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.channel.transport.write(head.encode() + body)
+        self.channel.loseConnection()
+
+    def process(self) -> Any:
+        if self._refused:
+            return None
+        # Only Daphne's own command line may set it; a client that sends it would choose the site's root path.
+        self.requestHeaders.removeHeader(b"daphne-root-path")
+        return super().process()
+
+    def handle_exception(self, exception: BaseException) -> None:
+        if not self._response_started:
+            super().handle_exception(exception)
+        elif self.channel is not None:
+            # The client must see that this is no proper end.
+            self.channel.transport.abortConnection()
+
+
+class HardenedFactory(HTTPFactory):
+    def buildProtocol(self, addr: Any) -> Any:
+        protocol = super().buildProtocol(addr)
+        protocol.requestFactory = HardenedRequest
+        return protocol
+
+
+class RelayServer(Server):
+    """Serves `application` on an open socket until a signal, then drains: `at_exit` runs after the last stream."""
+
+    def __init__(
+        self,
+        application: Any,
+        listening: socket.socket,
+        *,
+        max_body_bytes: int,
+        drain_seconds: float,
+        at_exit: Callable[[], Awaitable[None]],
+        ready: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            application,
+            endpoints=["the open socket"],
+            signal_handlers=False,
+            verbosity=0,
+            server_name="poe-relay",
+            request_buffer_size=max_body_bytes + 1,
+            ready_callable=self._listen,
+        )
+        self.endpoints: list[str] = []
+        self.max_body_bytes = max_body_bytes
+        self._socket = listening
+        self._drain_seconds = drain_seconds
+        self._at_exit = at_exit
+        self._ready = ready
+        self._stop_at: float | None = None
+
+    def _listen(self) -> None:
+        self.http_factory = HardenedFactory(self)
+        port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
+        self.listeners.append(defer.succeed(port))
+        self._socket.close()
+        loop = reactor._asyncioEventloop
+        loop.add_signal_handler(signal.SIGTERM, self._on_signal, self._drain_seconds)
+        loop.add_signal_handler(signal.SIGINT, self._on_signal, INTERRUPT_SECONDS)
+        reactor.callWhenRunning(self._ready)
+
+    def _on_signal(self, grace: float) -> None:
+        """The first signal starts the drain, the second one ends it at once."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + grace
+            reactor.stop()
+        else:
+            self._stop_at = 0.0
+
+    async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
+        await super().handle_reply(protocol, message)
+        can_write = getattr(protocol, "can_write", None)
+        if can_write is not None and not can_write.is_set():
+            await can_write.wait()
+
+    def application_checker(self) -> None:
+        try:
+            super().application_checker()
+        except Exception:
+            log.exception("Daphne's bookkeeping failed on one connection")
+            reactor.callLater(1, self.application_checker)
+
+    def kill_all_applications(self) -> defer.Deferred[Any]:
+        """Twisted waits for this before it stops: streams end, the rest is cancelled and settled."""
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
+
+    async def _drain(self) -> None:
+        for listener in self.listeners:
+            listener.addCallback(lambda port: port.stopListening())
+        while self._running() and time.monotonic() < (self._stop_at or 0):
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        cut = self._running()
+        for task in cut:
+            task.cancel()
+        if cut:
+            await asyncio.wait(cut, timeout=5)
+        await self._at_exit()
+
+    def _running(self) -> list[asyncio.Future[Any]]:
+        tasks = [details.get("application_instance") for details in self.connections.values()]
+        return [task for task in tasks if task is not None and not task.done()]

@@ -1,0 +1,49 @@
+"""The OpenAI-compatible routes: one NinjaAPI, one router per wire format. Pages know nothing of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from django.http import HttpRequest, HttpResponse
+from ninja import NinjaAPI
+from ninja.errors import HttpError
+from ninja.errors import ValidationError as NinjaValidationError
+
+from relay.api import chat, models
+from relay.api.answers import error_response
+from relay.errors import BadRequest, NotFound, RelayError
+
+if TYPE_CHECKING:
+    from relay.api.request import ApiRequest
+
+log = logging.getLogger(__name__)
+
+api = NinjaAPI(title="poe-relay", version="1", urls_namespace="relay-api", docs_url=None, openapi_url=None)
+api.add_router("", models.router)
+api.add_router("", chat.router)
+
+
+@api.exception_handler(RelayError)
+def on_relay_error(request: HttpRequest, exc: RelayError) -> HttpResponse:
+    return error_response(exc)
+
+
+@api.exception_handler(NinjaValidationError)
+def on_validation_error(request: HttpRequest, exc: NinjaValidationError) -> HttpResponse:
+    first = exc.errors[0] if exc.errors else {}
+    param = ".".join(str(part) for part in first.get("loc", ())[1:]) or None
+    return error_response(BadRequest(str(first.get("msg", "Invalid request.")), param=param))
+
+
+@api.exception_handler(HttpError)
+def on_http_error(request: HttpRequest, exc: HttpError) -> HttpResponse:
+    return error_response(NotFound(exc.message) if exc.status_code == 404 else BadRequest(exc.message))
+
+
+@api.exception_handler(Exception)
+def on_bug(request: ApiRequest, exc: Exception) -> HttpResponse:
+    log.exception("request %s failed", request.request_id, exc_info=exc)
+    return error_response(
+        RelayError("The relay failed on this request; its administrator finds why under this id.")
+    )

@@ -1,0 +1,78 @@
+"""Answers as Django responses: JSON, errors, and streams that settle however they end."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+from django.http import HttpResponse, StreamingHttpResponse
+
+from relay.errors import RelayError
+from relay.events import Event, Usage
+from relay.pipeline import Answer
+from relay.wire import openai_chat, sse
+
+log = logging.getLogger(__name__)
+
+
+class StreamEncoder(Protocol):
+    def start(self) -> bytes: ...
+
+    def encode(self, event: Event) -> bytes: ...
+
+    def end(self, counted: Usage) -> bytes: ...
+
+    def fail(self, exc: RelayError) -> bytes: ...
+
+
+def json_response(body: dict[str, Any], status: int = 200) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
+
+
+def error_response(exc: RelayError) -> HttpResponse:
+    response = json_response(openai_chat.error(exc), exc.status)
+    if exc.retry_after is not None:
+        response["Retry-After"] = str(max(1, math.ceil(exc.retry_after)))
+    if exc.status == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def stream_response(answer: Answer, encoder: StreamEncoder) -> StreamingHttpResponse:
+    response = StreamingHttpResponse(Stream(answer, encoder), content_type="text/event-stream")
+    response["Cache-Control"] = "no-cache"
+    # nginx would hold the stream back otherwise.
+    response["X-Accel-Buffering"] = "no"
+    return response
+
+
+class Stream:
+    """The bytes of a streamed answer. What arrived together leaves together; Django calls `close` in every case."""
+
+    def __init__(self, answer: Answer, encoder: StreamEncoder) -> None:
+        self._answer = answer
+        self._encoder = encoder
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        encode = self._encoder.encode
+        head = self._encoder.start()
+        try:
+            async for events in self._answer:
+                yield (
+                    head + b"".join([encode(event) for event in events]) if events else head + sse.KEEP_ALIVE
+                )
+                head = b""
+            yield self._encoder.end(self._answer.usage)
+        except RelayError as exc:
+            yield head + self._encoder.fail(exc)
+        except Exception as exc:
+            log.exception(
+                "request %s failed while it streamed", self._answer.admission.request_id, exc_info=exc
+            )
+            yield head + self._encoder.fail(RelayError("The relay failed in the middle of this answer."))
+
+    def close(self) -> None:
+        self._answer.close()

@@ -1,0 +1,35 @@
+"""POST /chat/completions."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse, StreamingHttpResponse
+from ninja import Router
+
+from relay.api.answers import json_response, stream_response
+from relay.api.request import ApiRequest, asking
+from relay.events import Event
+from relay.wire import openai_chat
+
+router = Router()
+
+
+@router.post("/chat/completions", url_name="chat-completions")
+async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
+    # The token first: who has none learns nothing of what would be accepted.
+    who = asking(request, openai_chat.NAME)
+    await request.relay.caller(who)
+    chat = openai_chat.parse(request.body)
+    answer = await request.relay.ask(who, chat)
+    response: HttpResponse | StreamingHttpResponse
+    if chat.stream:
+        encoder = openai_chat.Encoder(model=chat.model, include_usage=chat.include_usage)
+        response = stream_response(answer, encoder)
+    else:
+        events: list[Event] = []
+        async with answer:
+            async for batch in answer:
+                events += batch
+        response = json_response(openai_chat.collect(events, model=chat.model, counted=answer.usage))
+    if chat.ignored:
+        response["x-poe-relay-ignored"] = ", ".join(chat.ignored)
+    return response

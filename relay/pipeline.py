@@ -1,0 +1,388 @@
+"""The story of a request, top to bottom; the only module that knows all steps.
+
+A wire format parses the body into a `ChatRequest`. Then: who asks (directory), what answers (mappings), with which Poe
+keys (pool), written down first (ledger.admit), asked (upstreams), and written down again however it ends (ledger.settle).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from proxy_site.config import Config
+from relay import counting, mappings, pool, prompting
+from relay.directory import Caller, Directory, KeyEntry, Mapping
+from relay.errors import RelayError, Unavailable, UnknownModel, UpstreamError
+from relay.events import ChatRequest, Event, Finish, Reasoning, Text, ToolCall, Usage
+from relay.ledger import Admission, Ledger, Settlement, Stale
+from relay.ledger.opening import open_ledger
+from relay.transcript import Transcript
+from relay.upstreams.poe import Deadlines, Key, Poe
+
+log = logging.getLogger(__name__)
+
+# A directory that changes faster than a request can be admitted is not a directory: 503.
+ADMIT_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks and how, apart from what."""
+
+    credential: str
+    address: str
+    request_id: str
+    wire: str
+
+
+class Relay:
+    """What one process relays with: its directory, its ledger, its connections to Poe. Started on first use."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.directory = Directory()
+        self._starting = asyncio.Lock()
+        self._ledger: Ledger | None = None
+        self.poe = Poe(
+            Deadlines(
+                connect=config.poe.connect_seconds,
+                first_event=config.poe.first_event_seconds,
+                idle=config.poe.idle_seconds,
+                total=config.poe.total_seconds,
+                heartbeat=config.relay.keep_alive_seconds,
+            )
+        )
+
+    async def start(self) -> None:
+        """Load the directory and open the ledger, or raise Unavailable; does nothing the second time."""
+        if self.directory.version >= 0:
+            return
+        async with self._starting:
+            if self.directory.version < 0:
+                await self.directory.load()
+
+    @property
+    def ledger(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = open_ledger()
+        return self._ledger
+
+    async def stop(self) -> None:
+        """Close what is open; what is to be settled is written first."""
+        await self.poe.close()
+        if self._ledger is not None:
+            await asyncio.to_thread(self._ledger.close)
+            self._ledger = None
+        self.directory.close()
+
+    # The story.
+
+    async def caller(self, asking: Asking) -> Caller:
+        await self.start()
+        return await self.directory.authenticate(asking.credential, asking.address)
+
+    async def models(self, asking: Asking) -> list[Mapping]:
+        """What this caller may ask for, never from an old snapshot."""
+        await self.start()
+        await self.directory.refresh()
+        return mappings.listed(self.directory, await self.caller(asking))
+
+    async def model(self, asking: Asking, name: str) -> Mapping:
+        """The mapping that answers this name, or UnknownModel."""
+        caller = await self.caller(asking)
+        return await self._resolve(name, caller)
+
+    async def ask(self, asking: Asking, chat: ChatRequest) -> Answer:
+        """An answer whose first events are there, or a RelayError: then nothing was sent and another key was tried."""
+        began = time.perf_counter()
+        prompt_tokens = await counting.count_prompt(chat)
+        admission, mapping, keys = await self._admit(asking, chat, prompt_tokens)
+        answer = Answer(self.ledger, admission, mapping, chat.max_tokens, began)
+        try:
+            await self._open(answer, prompting.for_bot(chat, mapping), keys)
+        except BaseException as exc:
+            answer.end(exc)
+            raise
+        return answer
+
+    async def _admit(
+        self, asking: Asking, chat: ChatRequest, prompt_tokens: int
+    ) -> tuple[Admission, Mapping, list[KeyEntry]]:
+        """Look up and write down. The look-up counts only if the directory did not change until it was written."""
+        for _try in range(ADMIT_TRIES):
+            caller = await self.caller(asking)
+            mapping = await self._resolve(chat.model, caller)
+            version = self.directory.version
+            keys = await self._keys(mapping, caller, chat)
+            admission = _admission(version, asking, caller, chat, mapping, keys[0], prompt_tokens)
+            try:
+                await self.ledger.admit(admission)
+            except Stale:
+                await self.directory.refresh()
+                continue
+            return admission, mapping, keys
+        raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
+
+    async def _resolve(self, model: str, caller: Caller) -> Mapping:
+        try:
+            return mappings.resolve(self.directory, model, caller)
+        except UnknownModel:
+            await self.directory.refresh()
+        return mappings.resolve(self.directory, model, caller)
+
+    async def _keys(self, mapping: Mapping, caller: Caller, chat: ChatRequest) -> list[KeyEntry]:
+        conversation = pool.conversation_of(caller, chat)
+        try:
+            return pool.order(self.directory, mapping, caller, conversation)
+        except Unavailable:
+            await self.directory.refresh()
+        return pool.order(self.directory, mapping, caller, conversation)
+
+    async def _open(self, answer: Answer, chat: ChatRequest, keys: list[KeyEntry]) -> None:
+        """Await the first events, from the next key if one fails: nothing has been sent to the client yet."""
+        failure: UpstreamError | None = None
+        for key in keys[: self.config.relay.tries]:
+            stream = self.poe.stream(chat, bot=answer.mapping.bot, key=self._credential(key))
+            try:
+                await answer.begin(stream, key)
+                return
+            except UpstreamError as exc:
+                log.warning("request %s: Poe key %r: %s", answer.admission.request_id, key.name, exc.code)
+                failure = exc
+        assert failure is not None
+        raise failure
+
+    def _credential(self, key: KeyEntry) -> Key:
+        account = self.directory.accounts[key.account_id]
+        return Key(
+            secret=key.secret,
+            base_url=account.base_url or self.config.poe.base_url,
+            upload_url=account.upload_url or self.config.poe.upload_url,
+            proxy=key.proxy or ("" if account.is_demo else self.config.poe.proxy),
+        )
+
+
+def _admission(
+    version: int,
+    asking: Asking,
+    caller: Caller,
+    chat: ChatRequest,
+    mapping: Mapping,
+    key: KeyEntry,
+    prompt_tokens: int,
+) -> Admission:
+    return Admission(
+        version=version,
+        request_id=asking.request_id,
+        token_id=caller.token_id,
+        token_prefix=caller.token_prefix,
+        user_id=caller.user_id,
+        user_name=caller.user_name,
+        team_id=caller.team_id,
+        team_name=caller.team_name,
+        model=chat.model[:200],
+        bot=mapping.bot,
+        wire=asking.wire,
+        streamed=chat.stream,
+        prompt_tokens=prompt_tokens,
+        key_id=key.id,
+        key_name=key.name,
+    )
+
+
+class Answer:
+    """A bot's answer as it comes, in events that never have to be unsaid, one list per read of the upstream.
+
+    Iterating ends with a Finish. An empty list is a heartbeat: nothing was said for a while. However it ends, `end` or
+    `close` settles it, once.
+    """
+
+    def __init__(
+        self, ledger: Ledger, admission: Admission, mapping: Mapping, max_tokens: int | None, began: float
+    ) -> None:
+        self.admission = admission
+        self.mapping = mapping
+        self.usage = Usage(admission.prompt_tokens, 0)
+        self._ledger = ledger
+        self._began = began
+        self._first_byte_ms: int | None = None
+        self._transcript = Transcript(mapping.replace_policy)
+        self._meter = OutputMeter(max_tokens)
+        self._key: KeyEntry | None = None
+        self._stream: AsyncGenerator[list[Event], None] | None = None
+        self._first: list[Event] | None = None
+        self._finish: Finish | None = None
+        self._settled = False
+
+    async def begin(self, stream: AsyncIterator[list[Event]], key: KeyEntry) -> None:
+        """Await the first events of this stream; on failure another stream may be begun."""
+        self._stream = stream  # type: ignore[assignment]
+        self._key = key
+        try:
+            self._first = await anext(stream)
+        except StopAsyncIteration:
+            self._first = []
+        except BaseException:
+            await self._close_stream()
+            raise
+        self._first_byte_ms = self._elapsed()
+
+    def __aiter__(self) -> AsyncIterator[list[Event]]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[list[Event]]:
+        """Raises the UpstreamError with which a stream broke off; settled in every case."""
+        assert self._stream is not None and self._first is not None
+        try:
+            said = self._take(self._first)
+            if said or not self._first:
+                yield said
+            while not self._meter.is_full:
+                try:
+                    batch = await anext(self._stream)
+                except StopAsyncIteration:
+                    break
+                said = self._take(batch)
+                if said or not batch:
+                    yield said
+            yield await self._last()
+        except BaseException as exc:
+            self.end(exc)
+            raise
+        finally:
+            await self._close_stream()
+        self.end(None)
+
+    def _take(self, batch: list[Event]) -> list[Event]:
+        """What of this is new to the client. A Finish is kept back: it is said last, once the upstream has ended."""
+        heard: list[Event] = []
+        for event in batch:
+            if isinstance(event, Finish):
+                self._finish = event
+            else:
+                heard.append(event)
+        return self._meter.cut(self._transcript.feed(heard))
+
+    async def _last(self) -> list[Event]:
+        said = self._meter.cut(self._transcript.end())
+        if self._meter.is_full:
+            self._finish = Finish("length")
+        elif self._finish is None:
+            self._finish = Finish("tool_calls" if self._meter.has_tool_calls else "stop")
+        self.usage = replace(self.usage, **(await self._meter.usage()))
+        return [*said, self._finish]
+
+    async def _close_stream(self) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def _elapsed(self) -> int:
+        return round((time.perf_counter() - self._began) * 1000)
+
+    # Settling.
+
+    def end(self, exc: BaseException | None) -> None:
+        if exc is None:
+            self._settle("done", "")
+        elif isinstance(exc, RelayError):
+            self._settle("failed", exc.code)
+        elif isinstance(exc, (asyncio.CancelledError, GeneratorExit)):
+            self._settle("disconnected", "")
+        else:
+            self._settle("failed", "internal_error")
+
+    def close(self) -> None:
+        """Nobody reads on. Settles an answer that was not read to its end."""
+        self._settle("disconnected", "")
+
+    def _settle(self, outcome: str, error_code: str) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        self._ledger.settle(
+            Settlement(
+                id=self.admission.id,
+                outcome=outcome,
+                error_code=error_code[:50],
+                finish_reason=self._finish.reason if self._finish else "",
+                completion_tokens=self.usage.completion_tokens or self._meter.counted(),
+                bot=self.mapping.bot,
+                key_id=self._key.id if self._key else self.admission.key_id,
+                key_name=self._key.name if self._key else self.admission.key_name,
+                first_byte_ms=self._first_byte_ms,
+                total_ms=self._elapsed(),
+            )
+        )
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._close_stream()
+        self.close()
+
+
+class OutputMeter:
+    """Counts what an answer says, and cuts it at `max_tokens`.
+
+    A text has at most as many tokens as UTF-8 bytes, and pieces have at least as many tokens as the whole: so almost
+    always a cheap upper bound tells that the limit is still far.
+    """
+
+    def __init__(self, max_tokens: int | None) -> None:
+        self._max_tokens = max_tokens
+        self._said: list[str] = []
+        self._thought: list[str] = []
+        self._upper_bound = 0
+        self.has_tool_calls = False
+        self.is_full = False
+
+    def cut(self, events: list[Event]) -> list[Event]:
+        """The events up to the limit; nothing once it is reached."""
+        kept: list[Event] = []
+        for event in events:
+            if self.is_full:
+                break
+            match event:
+                case Text(text) | Reasoning(text):
+                    said = self._room(text, self._said if isinstance(event, Text) else self._thought)
+                    self.is_full = said != text
+                    if said:
+                        kept.append(replace(event, text=said) if self.is_full else event)
+                case ToolCall(name=name, arguments=arguments):
+                    self.has_tool_calls = True
+                    self._said.append(name + arguments)
+                    kept.append(event)
+                case _:
+                    kept.append(event)
+        return kept
+
+    def _room(self, text: str, said: list[str]) -> str:
+        """How much of the text still fits."""
+        if self._max_tokens is None:
+            said.append(text)
+            return text
+        self._upper_bound += len(text.encode("utf-8", "surrogatepass"))
+        if self._upper_bound > self._max_tokens:
+            before = "".join(said)
+            others = counting.count("".join(self._said if said is self._thought else self._thought))
+            self._upper_bound = others + counting.count(before + text)
+            if self._upper_bound > self._max_tokens:
+                whole = counting.head(before + text, max(0, self._max_tokens - others))
+                text = whole[len(before) :]
+        said.append(text)
+        return text
+
+    def counted(self) -> int:
+        return counting.count("".join(self._said)) + counting.count("".join(self._thought))
+
+    async def usage(self) -> dict[str, int]:
+        thought = await counting.count_off_loop("".join(self._thought))
+        said = await counting.count_off_loop("".join(self._said))
+        return {"completion_tokens": said + thought, "reasoning_tokens": thought}
