@@ -25,7 +25,9 @@ def token_digest(token: str) -> str:
 
 def validate_time_zone(value: str) -> None:
     if value not in available_timezones():
-        raise ValidationError(_("Not a time zone: %(value)s. An example is Asia/Shanghai."), params={"value": value})
+        raise ValidationError(
+            _("Not a time zone: %(value)s. An example is Asia/Shanghai."), params={"value": value}
+        )
 
 
 def validate_patterns(value: Any) -> None:
@@ -94,7 +96,9 @@ class Team(Limits):
 
 
 class PersonManager(UserManager["User"]):
-    def _create_user_object(self, username: str, email: str | None, password: str | None, **extra: Any) -> User:
+    def _create_user_object(
+        self, username: str, email: str | None, password: str | None, **extra: Any
+    ) -> User:
         if "team" not in extra and "team_id" not in extra:
             extra["team"] = Team.objects.default()
         user: User = super()._create_user_object(username, email, password, **extra)  # type: ignore[misc]
@@ -117,15 +121,20 @@ class User(AbstractUser, Limits):
         help_text=_("A manager looks after the own team; an administrator is a superuser."),
     )
 
-    objects = PersonManager()
+    objects: ClassVar[PersonManager] = PersonManager()
 
     class Meta:
         verbose_name = _("user")
         verbose_name_plural = _("users")
         ordering: ClassVar = ["username"]
         constraints: ClassVar = [
-            models.CheckConstraint(condition=models.Q(role__in=["member", "manager"]), name="accounts_user_role_known")
+            models.CheckConstraint(
+                condition=models.Q(role__in=["member", "manager"]), name="accounts_user_role_known"
+            )
         ]
+
+    def __str__(self) -> str:
+        return self.username
 
 
 class AccessTokenManager(models.Manager["AccessToken"]):
@@ -147,7 +156,9 @@ class AccessToken(Limits):
     """What a client sends to say who is asking. The token itself is stored nowhere."""
 
     owner = models.ForeignKey(User, models.CASCADE, verbose_name=_("owner"), related_name="access_tokens")
-    name = models.CharField(_("name"), max_length=100, help_text=_("Where it is used, such as “Chatbox on my phone”."))
+    name = models.CharField(
+        _("name"), max_length=100, help_text=_("Where it is used, such as “Chatbox on my phone”.")
+    )
     digest = models.CharField(max_length=64, unique=True, editable=False)
     prefix = models.CharField(_("begins with"), max_length=20, editable=False)
     enabled = models.BooleanField(_("enabled"), default=True)

@@ -68,7 +68,7 @@ def head(text: str, tokens: int) -> str:
     """The beginning of `text` that has at most `tokens` tokens, cut at a whole character."""
     core = _core()
     kept = core.encode_ordinary(text[: max(PIECE, tokens * 16)])[:tokens]
-    return core.decode_bytes(kept).decode("utf-8", "ignore")
+    return str(core.decode_bytes(kept), "utf-8", "ignore")
 
 
 async def count_prompt(chat: ChatRequest) -> int:

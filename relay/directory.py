@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django.db import DatabaseError, InterfaceError, connection
 
@@ -25,6 +25,7 @@ from accounts.models import AccessToken, Team, User, token_digest
 from relay import vault
 from relay.errors import Forbidden, Unauthenticated, Unavailable
 from relay.models import BotMapping, DirectoryChange, PoeAccount, PoeKey
+from relay.transcript import Policy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +35,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 KEPT_CHANGES = 10_000
 # SQLite takes at most 250,000 parameters, PostgreSQL 65,535: more changed rows than this are read as "all".
 MANY_ROWS = 5_000
+UNKNOWN_TOKEN = "Incorrect access token. Ask your administrator for one."  # noqa: S105  (a message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Mapping:
     team_ids: frozenset[int]
     parameters: dict[str, Any]
     fallback_models: tuple[str, ...]
-    replace_policy: str
+    replace_policy: Policy
     simulate_roles: str
     default_output_tokens: int | None
     created: int
@@ -141,12 +143,16 @@ class Changes:
 def matches(model: str, patterns: Iterable[str]) -> bool:
     """Whether a model's name is one of these names and wildcards; case does not matter."""
     name = model.casefold()
-    return any(name == pattern.casefold() or wildcard(pattern).match(name) is not None for pattern in patterns)
+    return any(
+        name == pattern.casefold() or wildcard(pattern).match(name) is not None for pattern in patterns
+    )
 
 
 def wildcard(pattern: str) -> re.Pattern[str]:
     """`*` stands for anything; every other character for itself."""
-    return re.compile(".*".join(re.escape(piece) for piece in pattern.casefold().split("*")) + r"\Z", re.DOTALL)
+    return re.compile(
+        ".*".join(re.escape(piece) for piece in pattern.casefold().split("*")) + r"\Z", re.DOTALL
+    )
 
 
 class Directory:
@@ -196,7 +202,9 @@ class Directory:
             changes = await loop.run_in_executor(self._reader, _on_own_connection, read_changes, self.version)
         except (DatabaseError, InterfaceError, OSError) as exc:
             log.warning("the directory cannot be read: %s", type(exc).__name__)
-            raise Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2) from None
+            raise Unavailable(
+                "The relay's database cannot be reached. Try again shortly.", retry_after=2
+            ) from None
         if changes is not None:
             self._apply(changes)
         self.loaded_at = time.monotonic()
@@ -253,11 +261,15 @@ class Directory:
         # A dictionary look-up of an HMAC tells by its time nothing about the token it was made from.
         token = self.tokens.get(self._by_digest.get(digest, 0))
         if token is None or token.digest != digest:
-            raise Unauthenticated("Incorrect access token. Ask your administrator for one.")
+            raise Unauthenticated(UNKNOWN_TOKEN)
+        return self.caller_of(token, address)
+
+    def caller_of(self, token: TokenEntry, address: str | None) -> Caller:
+        """Who holds this token, or Forbidden with the reason why it may not be used. Without an address: from anywhere."""
         user = self.users.get(token.owner_id)
         team = self.teams.get(user.team_id) if user else None
         if user is None or team is None:
-            raise Unauthenticated("Incorrect access token. Ask your administrator for one.")
+            raise Unauthenticated(UNKNOWN_TOKEN)
         if not token.enabled:
             reason = f": {token.disabled_reason}" if token.disabled_reason else "."
             raise Forbidden(f"This access token is disabled{reason}", code="token_disabled")
@@ -268,8 +280,10 @@ class Directory:
         if token.expires_at is not None and token.expires_at <= time.time():
             day = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(token.expires_at))
             raise Forbidden(f"This access token expired on {day}.", code="token_expired")
-        if token.networks and not _is_in(address, token.networks):
-            raise Forbidden(f"This access token may not be used from {address or 'here'}.", code="network_not_allowed")
+        if token.networks and address is not None and not _is_in(address, token.networks):
+            raise Forbidden(
+                f"This access token may not be used from {address or 'here'}.", code="network_not_allowed"
+            )
         return Caller(
             token_id=token.id,
             token_prefix=token.prefix,
@@ -335,7 +349,9 @@ def read_changes(known: int) -> Changes | None:
     rows = _changed_rows(known, version) if 0 <= known < version else None
     if rows is None:
         _drop_old_changes(version)
-        return Changes(version, {kind: dict(load(None)) for kind, load in LOADERS.items()}, frozenset(LOADERS))
+        return Changes(
+            version, {kind: dict(load(None)) for kind, load in LOADERS.items()}, frozenset(LOADERS)
+        )
     entries: dict[str, dict[int, Any]] = {}
     whole = set()
     for kind, ids in rows.items():
@@ -406,14 +422,14 @@ def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
         "allowed_models",
         "allowed_networks",
     )
-    for row in _rows(AccessToken, ids).values_list(*columns).iterator():
-        *plain, expires_at, models, networks = row
+    for row in _rows(AccessToken, ids).values(*columns).iterator():
+        networks, expires_at = row.pop("allowed_networks"), row.pop("expires_at")
+        row["allowed_models"] = tuple(row["allowed_models"])
         yield (
-            row[0],
+            row["id"],
             TokenEntry(
-                *plain,
+                **row,
                 expires_at=expires_at.timestamp() if expires_at else None,
-                allowed_models=tuple(models),
                 networks=tuple(ipaddress.ip_network(network, strict=False) for network in networks),
             ),
         )
@@ -427,13 +443,13 @@ def _load_accounts(ids: set[int] | None) -> Iterable[tuple[int, AccountEntry]]:
 
 def _load_keys(ids: set[int] | None) -> Iterable[tuple[int, KeyEntry]]:
     columns = ("id", "name", "account_id", "enabled", "priority", "weight", "proxy", "secret")
-    for *plain, sealed in _rows(PoeKey, ids).values_list(*columns):
+    for row in _rows(PoeKey, ids).values(*columns):
         try:
-            secret = vault.unseal(sealed)
+            row["secret"] = vault.unseal(row["secret"])
         except vault.VaultError as exc:
-            log.error("Poe key %r cannot be used: %s", plain[1], exc)
-            secret = ""
-        yield plain[0], KeyEntry(*plain, secret)
+            log.error("Poe key %r cannot be used: %s", row["name"], exc)
+            row["secret"] = ""
+        yield row["id"], KeyEntry(**row)
 
 
 def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
@@ -456,7 +472,7 @@ def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
                 team_ids=frozenset(teams[row.pk]),
                 parameters=row.parameters,
                 fallback_models=tuple(row.fallback_models),
-                replace_policy=row.replace_policy,
+                replace_policy=cast(Policy, row.replace_policy),
                 simulate_roles=row.simulate_roles,
                 default_output_tokens=row.default_output_tokens,
                 created=int(row.created_at.timestamp()),

@@ -49,22 +49,39 @@ class PoeAccount(models.Model):
     )
     enabled = models.BooleanField(_("enabled"), default=True)
     requests_per_minute = models.PositiveIntegerField(
-        _("requests per minute"), default=500, validators=[MinValueValidator(1)], help_text=_("Poe allows 500.")
+        _("requests per minute"),
+        default=500,
+        validators=[MinValueValidator(1)],
+        help_text=_("Poe allows 500."),
     )
     is_demo = models.BooleanField(
         _("demo"),
         default=False,
         editable=False,
-        help_text=_("Serves only the mappings bound to it, so that no other key ever goes to the demo server."),
+        help_text=_(
+            "Serves only the mappings bound to it, so that no other key ever goes to the demo server."
+        ),
     )
     base_url = models.CharField(
-        _("bot address"), max_length=200, blank=True, validators=[validate_http_url], help_text=_("Empty: Poe's own.")
+        _("bot address"),
+        max_length=200,
+        blank=True,
+        validators=[validate_http_url],
+        help_text=_("Empty: Poe's own."),
     )
     upload_url = models.CharField(
-        _("upload address"), max_length=200, blank=True, validators=[validate_http_url], help_text=_("Empty: Poe's own.")
+        _("upload address"),
+        max_length=200,
+        blank=True,
+        validators=[validate_http_url],
+        help_text=_("Empty: Poe's own."),
     )
     api_url = models.CharField(
-        _("account address"), max_length=200, blank=True, validators=[validate_http_url], help_text=_("Empty: Poe's own.")
+        _("account address"),
+        max_length=200,
+        blank=True,
+        validators=[validate_http_url],
+        help_text=_("Empty: Poe's own."),
     )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
@@ -80,7 +97,9 @@ class PoeAccount(models.Model):
 class PoeKey(models.Model):
     """A credential of a Poe account. The secret is encrypted and never shown again."""
 
-    account = models.ForeignKey(PoeAccount, models.CASCADE, verbose_name=_("Poe account"), related_name="keys")
+    account = models.ForeignKey(
+        PoeAccount, models.CASCADE, verbose_name=_("Poe account"), related_name="keys"
+    )
     name = models.CharField(_("name"), max_length=100, unique=True)
     secret = models.TextField(_("secret"), editable=False)
     last_four = models.CharField(_("ends with"), max_length=4, editable=False)
@@ -95,10 +114,17 @@ class PoeKey(models.Model):
         help_text=_("The share of conversations among keys of the same priority."),
     )
     requests_per_minute = models.PositiveIntegerField(
-        _("requests per minute"), null=True, blank=True, validators=[MinValueValidator(1)], help_text=_("Empty: the account's.")
+        _("requests per minute"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Empty: the account's."),
     )
     requests_in_flight = models.PositiveIntegerField(
-        _("requests in flight"), default=50, validators=[MinValueValidator(1)], help_text=_("At the same time.")
+        _("requests in flight"),
+        default=50,
+        validators=[MinValueValidator(1)],
+        help_text=_("At the same time."),
     )
     proxy = models.CharField(
         _("outbound proxy"),
@@ -154,7 +180,11 @@ class BotMapping(models.Model):
         help_text=_("Only keys of this account are used. Empty: any."),
     )
     teams = models.ManyToManyField(
-        Team, blank=True, verbose_name=_("teams"), related_name="mappings", help_text=_("Who may see it. Empty: everybody.")
+        Team,
+        blank=True,
+        verbose_name=_("teams"),
+        related_name="mappings",
+        help_text=_("Who may see it. Empty: everybody."),
     )
     parameters = models.JSONField(
         _("default parameters"),
@@ -189,7 +219,9 @@ class BotMapping(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text=_("How long an answer is taken to be when the client does not say. Empty: the one in config.toml."),
+        help_text=_(
+            "How long an answer is taken to be when the client does not say. Empty: the one in config.toml."
+        ),
     )
     created_at = models.DateTimeField(_("created"), auto_now_add=True)
 
@@ -203,12 +235,19 @@ class BotMapping(models.Model):
                 name="relay_mapping_replace_policy_known",
             ),
             models.CheckConstraint(
-                condition=models.Q(simulate_roles__in=["off", "on", "auto"]), name="relay_mapping_simulate_roles_known"
+                condition=models.Q(simulate_roles__in=["off", "on", "auto"]),
+                name="relay_mapping_simulate_roles_known",
             ),
         ]
 
     def __str__(self) -> str:
         return f"{self.model} → {self.bot}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.model_key = self.model.casefold()
+        if kwargs.get("update_fields") is not None and "model" in kwargs["update_fields"]:
+            kwargs["update_fields"] = {*kwargs["update_fields"], "model_key"}
+        super().save(*args, **kwargs)
 
     def clean(self) -> None:
         self.model = self.model.strip()
@@ -218,12 +257,6 @@ class BotMapping(models.Model):
         twin = BotMapping.objects.filter(model_key=self.model.casefold()).exclude(pk=self.pk)
         if twin.exists():
             raise ValidationError({"model": _("This model has a mapping already (case does not matter).")})
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        self.model_key = self.model.casefold()
-        if kwargs.get("update_fields") is not None and "model" in kwargs["update_fields"]:
-            kwargs["update_fields"] = {*kwargs["update_fields"], "model_key"}
-        super().save(*args, **kwargs)
 
 
 class UsageRecord(models.Model):
@@ -315,5 +348,3 @@ class DirectoryChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.n}: {self.kind} {self.row}"
-
-

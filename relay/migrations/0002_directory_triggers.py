@@ -68,8 +68,11 @@ def postgres_sql() -> list[str]:
         name = f"directory_{table}"
         compared = USER_COLUMNS if table == "accounts_user" else ""
         differs = (
-            "WHERE ROW(" + ", ".join(f"o.{c.strip()}" for c in compared.split(",")) + ") IS DISTINCT FROM ROW("
-            + ", ".join(f"c.{c.strip()}" for c in compared.split(",")) + ")"
+            "WHERE ROW("
+            + ", ".join(f"o.{c.strip()}" for c in compared.split(","))
+            + ") IS DISTINCT FROM ROW("
+            + ", ".join(f"c.{c.strip()}" for c in compared.split(","))
+            + ")"
             if compared
             else ""
         )
