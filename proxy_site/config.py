@@ -12,14 +12,16 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 import secrets
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import available_timezones
 
+from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -66,16 +68,20 @@ def _proxy(value: str) -> str:
 
 
 def _database_url(value: SecretStr) -> SecretStr:
-    scheme = urlsplit(value.get_secret_value()).scheme
-    if value.get_secret_value() and scheme not in ("sqlite", "postgresql", "postgres"):
-        raise ValueError("must begin with sqlite:/// or postgresql://")
+    url = value.get_secret_value()
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("sqlite", "postgresql", "postgres") and parts.port != 0
+    except ValueError:
+        known = False
+    if url and not known:
+        raise ValueError("must be such as sqlite:////path/to/file or postgresql://user:password@host:5432/name")
     return value
 
 
 def _time_zone(value: str) -> str:
     if value not in available_timezones():
         raise ValueError("must be a time zone such as Asia/Shanghai")
-    ZoneInfo(value)
     return value
 
 
@@ -95,6 +101,11 @@ def _network(value: str) -> str:
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:
         raise ValueError("must be an address or a network such as 127.0.0.1 or 10.0.0.0/8") from None
+
+
+def _in_base_dir(value: Path) -> Path:
+    # Not in the working directory: `serve` and a cron job must mean the same folder.
+    return BASE_DIR / value.expanduser()
 
 
 Url = Annotated[str, AfterValidator(_http_url)]
@@ -167,7 +178,7 @@ class Config(BaseSettings):
         frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", case_sensitive=False
     )
 
-    data_dir: Path = BASE_DIR / "var"
+    data_dir: Annotated[Path, AfterValidator(_in_base_dir)] = BASE_DIR / "var"
     server: Server = Server()
     database: Database = Database()
     secrets: Secrets = Secrets()
@@ -241,7 +252,7 @@ def _read_toml(env: dict[str, str]) -> dict[str, Any]:
             raise ConfigError(f"POE_RELAY_CONFIG names {path}, which does not exist.")
         return {}
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} is not valid TOML: {exc}.") from None
     except OSError as exc:
@@ -259,7 +270,9 @@ def _take_secret_file(env: dict[str, str], table: dict[str, Any], name: str) -> 
             f"{PREFIX}{name.upper()}_FILE names {path}, which cannot be read: {exc.strerror}."
         ) from None
     section, key = name.split("__")
-    table[section] = {**table.get(section, {}), key: value}
+    # Anything but a table is left for the validation to name.
+    if isinstance(table.setdefault(section, {}), dict):
+        table[section][key] = value
 
 
 def _reject_unknown_environment(env: dict[str, str]) -> None:
@@ -283,10 +296,35 @@ def _sentence(exc: ValidationError) -> str:
         names = known_keys().get(section, [])
         allowed = names if section else names + [name for name in known_keys() if name]
         return f"unknown key {key}: allowed here are {', '.join(sorted(allowed))}."
-    secret = "__".join(path) in SECRETS
-    value = "(not shown)" if secret else repr(error["input"])
-    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"bad value for {key}: {value}; it should be: {reason.removeprefix('must be ')}."
+    # A whole section of the wrong type may be the secret itself: database = "postgresql://..."
+    secret = "__".join(path) in SECRETS or key in ("secrets", "database")
+    value = "(not shown)" if secret else re.sub(r"//[^/]*@", "//…@", repr(error["input"]))
+    return f"bad value for {key}: {value}; it should be: {_allowed(path, error['msg'])}."
+
+
+def _allowed(path: list[str], message: str) -> str:
+    sections = known_keys()
+    if len(path) == 1 and path[0] in sections:
+        return f"a table, [{path[0]}]"
+    field = None
+    if len(path) == 2 and path[1] in sections.get(path[0], []):
+        field = cast(type[BaseModel], Config.model_fields[path[0]].annotation).model_fields[path[1]]
+    if field is not None and field.annotation in (int, float):
+        return f"a {'whole ' if field.annotation is int else ''}number {_bounds(field.metadata)}"
+    return message.removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("must be ")
+
+
+def _bounds(metadata: list[Any]) -> str:
+    words = []
+    for bound in metadata:
+        match bound:
+            case Ge(ge=low):
+                words.append(f"from {low}")
+            case Gt(gt=low):
+                words.append(f"above {low}")
+            case Le(le=high):
+                words.append(f"up to {high}")
+    return " ".join(words)
 
 
 def example_bots() -> dict[str, str]:
