@@ -24,5 +24,14 @@ async def application(scope: Scope, receive: Receive, send: Send) -> Any:
     if scope["type"] != "http":
         # No page uses a WebSocket yet: refused before it is accepted.
         return await send({"type": "websocket.close"})
+    if scope["path"] == "/healthz":
+        return await alive(send)
     handler: Any = api if is_api(scope["path"]) else pages
     return await handler(scope, receive, send)
+
+
+async def alive(send: Send) -> None:
+    """The process runs and its event loop turns: no database, no Django."""
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"2"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})

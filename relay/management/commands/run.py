@@ -1,0 +1,89 @@
+"""`manage.py run`, which `make run` calls: sets up what is missing, starts the demo Poe server, serves."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from relay.management.commands.serve import listen, serve
+from relay.management.commands.setup import FirstSetup, prepare
+from relay.models import PoeAccount
+
+DEMO_START_SECONDS = 20
+
+
+class Command(BaseCommand):
+    help = "Set up what is missing and serve, with the demo Poe server beside it."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default=settings.CONFIG.server.host)
+        parser.add_argument("--port", type=int, default=settings.CONFIG.server.port)
+
+    def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
+        listening = listen(host, port)
+        try:
+            first = prepare(demo=True)
+            has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
+        except DatabaseError as exc:
+            raise CommandError(f"the database cannot be used: {str(exc).strip().splitlines()[0]}.") from None
+        demo = _start_demo() if has_demo else None
+        address = f"http://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{port}"
+        try:
+            serve(listening, lambda: self._say(address, first, demo))
+        finally:
+            if demo is not None:
+                demo.terminate()
+                demo.wait(5)
+
+    def _say(self, address: str, first: FirstSetup | None, demo: subprocess.Popen[bytes] | None) -> None:
+        say = self.stdout.write
+        say(f"\npoe-relay is running on {address}  (Ctrl-C stops it)\n")
+        say(f"  Panel         {address}/admin/")
+        if first is None:
+            say(f"  Apps connect  {address}/v1\n")
+            return
+        model = "demo-echo" if demo is not None else "gpt-4o"
+        say(f"  Sign in as    {first.username}")
+        say(f"  Password      {first.password}")
+        say(f"  Access token  {first.token}")
+        say("                Both are shown this once: keep them.\n")
+        say("Try it:\n")
+        say(
+            f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {first.token}' "
+            f"-H 'Content-Type: application/json' "
+            f'-d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello there"}}]}}\'\n'
+        )
+        say(f"Next: store your Poe key (from poe.com/api/keys) at {address}/admin/relay/poekey/add/")
+        say(f"and put {address}/v1 with the access token into Chatbox, LobeChat or any OpenAI client.\n")
+
+
+def _start_demo() -> subprocess.Popen[bytes]:
+    """The demo server as a child of this process, once it accepts connections."""
+    port = settings.CONFIG.demo.port
+    listen("127.0.0.1", port).close()
+    command = [
+        sys.executable,
+        str(settings.BASE_DIR / "manage.py"),
+        "demopoe",
+        "--port",
+        str(port),
+        "--with-parent",
+    ]
+    demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + DEMO_START_SECONDS
+    while time.monotonic() < deadline and demo.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return demo
+        time.sleep(0.05)
+    demo.kill()
+    raise CommandError(f"the demo Poe server did not start on port {port}: `manage.py demopoe` says why.")

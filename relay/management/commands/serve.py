@@ -1,0 +1,77 @@
+"""`manage.py serve`: the relay under the hardened Daphne."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from relay import counting
+
+
+def use_uvloop() -> None:
+    """Before Daphne is imported: it makes its event loop then."""
+    try:
+        import uvloop
+    except ImportError:
+        return
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """An open socket, or CommandError with one sentence that says what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except PermissionError:
+        raise CommandError(f"port {port} needs root: choose one above 1023 with --port.") from None
+    except OSError as exc:
+        if isinstance(exc, socket.gaierror) or exc.errno == 99:
+            raise CommandError(
+                f"this machine has no address {host}: see `ip addr` and choose one with --host."
+            ) from None
+        raise CommandError(
+            f"port {port} on {host} is in use: stop what listens there (`ss -ltnp sport = :{port}`) "
+            "or choose another with --port."
+        ) from None
+
+
+def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until a signal; returns after the last request is settled."""
+    use_uvloop()
+    from proxy_site.asgi import application, relay
+    from proxy_site.server import RelayServer
+
+    config = settings.CONFIG
+    counting.load()
+    # What is alive now lives as long as the process: the collector need not walk it again and again.
+    gc.collect()
+    gc.freeze()
+    RelayServer(
+        application,
+        listening,
+        max_body_bytes=int(config.server.max_body_mb * 1_000_000),
+        drain_seconds=config.server.drain_seconds,
+        at_exit=relay.stop,
+        ready=ready,
+    ).run()
+
+
+class Command(BaseCommand):
+    help = "Serve the relay, its panel and its portal."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default=settings.CONFIG.server.host)
+        parser.add_argument("--port", type=int, default=settings.CONFIG.server.port)
+
+    def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
+        listening = listen(host, port)
+        shown = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
+        serve(listening, lambda: self.stdout.write(f"poe-relay listens on {shown}"))
