@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import openai
+import pytest
+import pytest_asyncio
+import uvicorn
+from django.conf import settings as django_settings
+from django.db import connections
+
+from tests import cast as people
+
+T = TypeVar("T")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(settings: Any) -> None:
+    """Real password hashing takes a tenth of a second for each person of the cast."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture
+def cast(transactional_db: None) -> people.Cast:
+    return people.make()
+
+
+# The demo Poe server, in a thread.
+
+
+@dataclass
+class DemoPoe:
+    url: str
+    key: str
+
+    def script(self, bot: str, *events: tuple[str, object], delay: float = 0.0) -> None:
+        """Make `bot` say exactly these server-sent events."""
+        body = {"bot": bot, "events": [list(event) for event in events], "delay": delay}
+        httpx2.post(
+            f"{self.url}/demo/script", json=body, headers={"Authorization": f"Bearer {self.key}"}
+        ).raise_for_status()
+
+
+@pytest.fixture(scope="session")
+def demo_server() -> Iterator[DemoPoe]:
+    from relay.demo import app
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    key = secrets.token_hex(16)
+    server = uvicorn.Server(
+        uvicorn.Config(app.make(key, public_url=url), log_level="error", lifespan="off", ws="none")
+    )
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield DemoPoe(url, key)
+    server.should_exit = server.force_exit = True
+    thread.join(5)
+    listening.close()
+
+
+@pytest.fixture
+def demo(demo_server: DemoPoe, cast: people.Cast) -> DemoPoe:
+    """The demo server as a Poe account, and a mapping for each of its bots."""
+    key = people.poe_key(
+        demo_server.key,
+        name="demo",
+        base_url=f"{demo_server.url}/bot/",
+        upload_url=f"{demo_server.url}/poe_api/",
+        api_url=demo_server.url,
+    )
+    assert key.account.team is None
+    for bot in ("Demo-Echo", "Demo-Thinker", "Demo-Replacer", "Demo-Painter", "Demo-Tools", "Demo-Faulty"):
+        people.mapping(bot.lower(), bot)
+    return demo_server
+
+
+# The relay in this process, on the test's own event loop.
+
+
+@dataclass
+class Api:
+    http: httpx2.AsyncClient
+
+    def openai(self, token: str) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(
+            api_key=token, base_url="http://relay.test/v1", http_client=self.http, max_retries=0
+        )
+
+    async def chat(
+        self, token: str, model: str, text: str = "Hello there", **body: object
+    ) -> httpx2.Response:
+        return await self.http.post(
+            "/v1/chat/completions",
+            json={"model": model, "messages": [{"role": "user", "content": text}], **body},
+            headers={"Authorization": f"Bearer {token}"},
+        )
+
+
+@pytest_asyncio.fixture
+async def api(cast: people.Cast) -> AsyncIterator[Api]:
+    from proxy_site.lean import LeanHandler
+    from relay.pipeline import Relay
+
+    relay = Relay(django_settings.CONFIG)
+    transport = httpx2.ASGITransport(app=LeanHandler(relay, "relay.api.urls"), client=("192.0.2.7", 4711))  # type: ignore[arg-type]
+    async with httpx2.AsyncClient(transport=transport, base_url="http://relay.test") as client:
+        yield Api(client)
+    await relay.stop()
+
+
+# The relay as a process of its own, under the hardened Daphne.
+
+
+@dataclass
+class Served:
+    url: str
+    process: subprocess.Popen[str]
+
+    def openai(self, token: str) -> openai.OpenAI:
+        return openai.OpenAI(api_key=token, base_url=f"{self.url}/v1", max_retries=0)
+
+
+def database_url() -> str:
+    """The test database, as another process reaches it."""
+    names = connections["default"].settings_dict
+    if connections["default"].vendor == "sqlite":
+        return f"sqlite:///{names['NAME']}"
+    return f"postgresql://postgres:@/{names['NAME']}?host={names['OPTIONS']['host']}"
+
+
+@pytest.fixture
+def serve(transactional_db: None) -> Iterator[Callable[..., Served]]:
+    """Starts servers on free ports; stops them by their process id."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(**environment: str) -> Served:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve", "--port", "0"],
+            cwd=ROOT,
+            env={**os.environ, "POE_RELAY_DATABASE__URL": database_url(), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        running.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            if found := re.search(r"listens on (http\S+)", line):
+                return Served(found.group(1), process)
+        raise AssertionError("the server did not start")
+
+    yield start
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+async def in_database(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run this with the ORM from an async test: in a thread, on a connection that is closed after."""
+
+    def run() -> T:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(run)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 5) -> object:
+    """Poll until the condition holds; the last value."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return value

@@ -1,0 +1,15 @@
+"""A data directory and a configuration of the tests' own, before Django's settings are read."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+if "POE_RELAY_DATA_DIR" not in os.environ:
+    _directory = tempfile.mkdtemp(prefix="poe-relay-test-")
+    atexit.register(shutil.rmtree, _directory, ignore_errors=True)
+    os.environ["POE_RELAY_DATA_DIR"] = _directory
+# A config.toml of whoever runs the tests is not the tests'.
+os.environ.setdefault("POE_RELAY_CONFIG", os.devnull)
