@@ -241,7 +241,8 @@ class Directory:
         self._wildcards = [(wildcard(mapping.model), mapping) for mapping in patterns]
 
     def close(self) -> None:
-        self._reader.submit(connection.close)
+        # In the reader's thread: `connection` stands for another connection in each thread.
+        self._reader.submit(lambda: connection.close())
         self._reader.shutdown()
 
     # Reading.

@@ -18,7 +18,8 @@ def resolve(directory: Directory, model: str, caller: Caller) -> Mapping:
         if may_use(mapping, model, caller):
             return replace(mapping, bot=model) if mapping.bot == "*" else mapping
     raise UnknownModel(
-        f"The model {model!r} does not exist or you may not use it. `GET /v1/models` lists yours.", param="model"
+        f"The model {model!r} does not exist or you may not use it. `GET /v1/models` lists yours.",
+        param="model",
     )
 
 

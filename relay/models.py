@@ -17,15 +17,21 @@ from relay import vault
 PROXY_SCHEMES = ("http", "https", "socks4", "socks5", "socks5h")
 
 
+def _is_address(value: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def validate_proxy(value: str) -> None:
-    parts = urlsplit(value)
-    if parts.scheme not in PROXY_SCHEMES or not parts.hostname:
+    if not _is_address(value, PROXY_SCHEMES):
         raise ValidationError(_("A proxy such as http://127.0.0.1:7890 or socks5://127.0.0.1:1080."))
 
 
 def validate_http_url(value: str) -> None:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_address(value, ("http", "https")):
         raise ValidationError(_("An address such as https://api.poe.com/"))
 
 
@@ -252,6 +258,8 @@ class BotMapping(models.Model):
     def clean(self) -> None:
         self.model = self.model.strip()
         self.bot = self.bot.strip()
+        if not self.model or not self.bot:
+            raise ValidationError(_("Model and bot both need a name."))
         if re.search(r"[\x00-\x1f\x7f]", self.model + self.bot):
             raise ValidationError(_("A name holds a control character."))
         twin = BotMapping.objects.filter(model_key=self.model.casefold()).exclude(pk=self.pk)

@@ -19,7 +19,9 @@ def order(directory: Directory, mapping: Mapping, caller: Caller, conversation: 
     for key in directory.keys.values():
         account = directory.accounts.get(key.account_id)
         if account and key.enabled and key.secret and _may_serve(account, mapping, caller):
-            usable.append((account.team_id != caller.team_id, -key.priority, -_score(key, conversation), key.id, key))
+            usable.append(
+                (account.team_id != caller.team_id, -key.priority, -_score(key, conversation), key.id, key)
+            )
     if not usable:
         raise NoKeyAvailable(_reason(mapping))
     return [key for *_rank, key in sorted(usable)]

@@ -225,11 +225,15 @@ class Ledger:
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
         for each in waiting:
-            each.tell(Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2))
+            each.tell(
+                Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2)
+            )
             # The commit may have succeeded all the same: then the record says that nothing came of it.
             self._unsettled.append(_nothing_happened(each.admission))
 
-    def _write_one_by_one(self, waiting: list[_Waiting], settlements: list[Settlement], exc: Exception) -> None:
+    def _write_one_by_one(
+        self, waiting: list[_Waiting], settlements: list[Settlement], exc: Exception
+    ) -> None:
         """One bad item is refused, never the batch."""
         if len(waiting) + len(settlements) == 1:
             for each in waiting:

@@ -10,9 +10,7 @@ import psycopg
 from relay.ledger import BadItem, Batch, sql
 
 # So that a frozen host or a long lock stalls nobody for long.
-SESSION = (
-    "-c lock_timeout=1000 -c statement_timeout=2000 -c idle_in_transaction_session_timeout=2000 -c TimeZone=UTC"
-)
+SESSION = "-c lock_timeout=1000 -c statement_timeout=2000 -c idle_in_transaction_session_timeout=2000 -c TimeZone=UTC"
 
 
 class PostgresStore:
@@ -33,7 +31,10 @@ class PostgresStore:
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is None or self._connection.broken or self._connection.closed:
             self._connection = psycopg.connect(
-                autocommit=True, options=SESSION, tcp_user_timeout=3000, **{"connect_timeout": 3, **self._parameters}
+                autocommit=True,
+                options=SESSION,
+                tcp_user_timeout=3000,
+                **{"connect_timeout": 3, **self._parameters},
             )
         return self._connection
 
@@ -44,9 +45,13 @@ class PostgresStore:
             admitted = [admission for admission in batch.admissions if admission.version == version]
             with connection.pipeline(), connection.cursor() as cursor:
                 if admitted:
-                    cursor.executemany(sql.insert_record("%s", "true"), [sql.record_values(a) for a in admitted])
+                    cursor.executemany(
+                        sql.insert_record("%s", "true"), [sql.record_values(a) for a in admitted]
+                    )
                 if batch.settlements:
-                    cursor.executemany(sql.update_record("%s"), [sql.settlement_values(s) for s in batch.settlements])
+                    cursor.executemany(
+                        sql.update_record("%s"), [sql.settlement_values(s) for s in batch.settlements]
+                    )
                 if batch.used_tokens and admitted:
                     now = datetime.now(UTC)
                     cursor.executemany(sql.touch_token("%s"), [(token, now) for token in batch.used_tokens])

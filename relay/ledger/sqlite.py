@@ -49,7 +49,8 @@ class SqliteStore:
             )
         if batch.settlements:
             connection.executemany(
-                sql.update_record("?"), [tuple(map(_stored, sql.settlement_values(s))) for s in batch.settlements]
+                sql.update_record("?"),
+                [tuple(map(_stored, sql.settlement_values(s))) for s in batch.settlements],
             )
         if batch.used_tokens and admitted:
             now = _stored(datetime.now(UTC))
