@@ -75,7 +75,9 @@ def _database_url(value: SecretStr) -> SecretStr:
     except ValueError:
         known = False
     if url and not known:
-        raise ValueError("must be such as sqlite:////path/to/file or postgresql://user:password@host:5432/name")
+        raise ValueError(
+            "must be such as sqlite:////path/to/file or postgresql://user:password@host:5432/name"
+        )
     return value
 
 

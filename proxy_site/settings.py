@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -112,6 +113,9 @@ TEMPLATES = [
 ]
 
 DATABASES = {"default": _database(CONFIG.database_url)}
+if CONFIG.database_url.startswith("sqlite"):
+    # unfold looks for PostgreSQL's form fields and does without them; looking loads psycopg (9 MB).
+    sys.modules.setdefault("django.contrib.postgres.fields", None)  # type: ignore[arg-type]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS: dict[str, Any] = {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.db import connections
 
 from relay.ledger import Ledger
-from relay.ledger.postgres import PostgresStore
 from relay.ledger.sqlite import SqliteStore
 
 
@@ -14,6 +13,9 @@ def open_ledger() -> Ledger:
     settings = connection.settings_dict
     if connection.vendor == "sqlite":
         return Ledger(SqliteStore(str(settings["NAME"])))
+    # Imported here: psycopg takes 9 MB that an installation on SQLite need not have.
+    from relay.ledger.postgres import PostgresStore
+
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
     parameters = {ours: settings[theirs] for theirs, ours in names.items() if settings[theirs]}
     return Ledger(PostgresStore({**settings["OPTIONS"], **parameters}))

@@ -6,13 +6,15 @@ import hashlib
 import secrets
 from argparse import ArgumentParser
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connection, transaction
-from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.recorder import MigrationRecorder
 
 from accounts.models import AccessToken, User
 from proxy_site import config as configuration
@@ -44,8 +46,17 @@ def prepare(*, demo: bool) -> FirstSetup | None:
 
 
 def _migrate() -> None:
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+    """Only when a migration is missing: Django's own look at it loads every migration there is (8 MB, 0.2 s)."""
+    here = {
+        (app.label, path.stem)
+        for app in apps.get_app_configs()
+        for path in (Path(app.path) / "migrations").glob("[0-9]*.py")
+    }
+    tables = connection.introspection.table_names()
+    applied: set[tuple[str, str]] = set()
+    if "django_migrations" in tables:
+        applied = set(MigrationRecorder(connection).migration_qs.values_list("app", "name"))
+    if not here <= applied:
         call_command("migrate", interactive=False, verbosity=0)
 
 
