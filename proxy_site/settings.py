@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -159,6 +160,9 @@ UNFOLD = {
     "SITE_TITLE": "poe-relay",
     "SITE_HEADER": "poe-relay",
     "SITE_SYMBOL": "hub",
+    "SITE_FAVICONS": [
+        {"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("portal/icon.svg")}
+    ],
     "SHOW_LANGUAGES": True,
     "SHOW_HISTORY": True,
     "SIDEBAR": {

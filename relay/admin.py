@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
-from unfold.widgets import UnfoldAdminPasswordToggleWidget
+from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminSelectWidget
 
 from relay.models import BotMapping, PoeAccount, PoeKey, UsageRecord
 
@@ -70,12 +70,20 @@ class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     """The secret goes in and never comes out: left empty, the stored one stays."""
 
     new_secret = forms.CharField(
-        label=_("secret"),
+        label=_("Secret"),
         required=False,
         strip=True,
         max_length=500,
         widget=UnfoldAdminPasswordToggleWidget(attrs={"autocomplete": "new-password"}),
         help_text=_("From poe.com/api/keys. It is stored encrypted and never shown again."),
+    )
+
+    account = forms.ModelChoiceField(
+        label=_("Poe account"),
+        queryset=PoeAccount.objects.filter(is_demo=False),
+        required=False,
+        widget=UnfoldAdminSelectWidget,
+        help_text=_("Whose points are spent. Empty: a new account with the name of the key."),
     )
 
     class Meta:
@@ -91,6 +99,14 @@ class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
             "proxy",
         )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk and self.instance.account.is_demo:
+            # The demo's key stays with the demo's server.
+            account: Any = self.fields["account"]
+            account.queryset = PoeAccount.objects.filter(pk=self.instance.account_id)
+            account.required = True
+
     def clean_new_secret(self) -> str:
         secret: str = self.cleaned_data["new_secret"]
         if not secret and not self.instance.secret:
@@ -99,7 +115,18 @@ class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
             raise forms.ValidationError(_("A Poe key has no spaces and no special characters."))
         return secret
 
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        name = cleaned.get("name")
+        if name and not cleaned.get("account") and PoeAccount.objects.filter(name=name).exists():
+            self.add_error(
+                "account", _("There is a Poe account with this name: choose it, or name the key otherwise.")
+            )
+        return cleaned
+
     def save(self, commit: bool = True) -> PoeKey:
+        if not self.cleaned_data["account"]:
+            self.instance.account = PoeAccount.objects.create(name=self.cleaned_data["name"])
         if self.cleaned_data["new_secret"]:
             self.instance.store(self.cleaned_data["new_secret"])
         key: PoeKey = super().save(commit)
@@ -122,7 +149,6 @@ class PoeKeyAdmin(ModelAdmin):
     list_filter = ("enabled", "account", "account__team")
     list_select_related = ("account__team",)
     search_fields = ("name", "last_four", "account__name", "account__team__name")
-    autocomplete_fields = ("account",)
     actions = ("enable", "disable")
     readonly_fields = ("ends_with",)
     fieldsets = (
@@ -160,7 +186,7 @@ class BotMappingAdmin(ModelAdmin):
     list_filter = ("enabled", "hidden", "account", "replace_policy", "teams")
     list_select_related = ("account",)
     search_fields = ("model", "bot")
-    filter_horizontal = ("teams",)
+    autocomplete_fields = ("teams", "account")
     actions = ("enable", "disable", "hide", "show")
     fieldsets = (
         (None, {"fields": ("model", "bot", "enabled", "hidden")}),

@@ -21,6 +21,7 @@ import pytest_asyncio
 import uvicorn
 from django.conf import settings as django_settings
 from django.db import connections
+from django.test import Client
 
 from tests import cast as people
 
@@ -32,6 +33,19 @@ ROOT = Path(__file__).parent.parent
 def quick_passwords(settings: Any) -> None:
     """Real password hashing takes a tenth of a second for each person of the cast."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
+def plain_static_files(settings: Any) -> None:
+    """Hashed names need a collectstatic first."""
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
+
+
+@pytest.fixture
+def client() -> Client:
+    """A browser on this machine: the pages do not answer to Django's made-up host `testserver`."""
+    return Client(SERVER_NAME="127.0.0.1")
 
 
 @pytest.fixture
