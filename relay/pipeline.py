@@ -15,8 +15,8 @@ from types import TracebackType
 
 from proxy_site.config import Config
 from relay import counting, mappings, pool, prompting
-from relay.directory import Caller, Directory, KeyEntry, Mapping
-from relay.errors import RelayError, Unavailable, UnknownModel, UpstreamError
+from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
+from relay.errors import NoKeyAvailable, RelayError, Unavailable, UnknownModel, UpstreamError
 from relay.events import ChatRequest, Event, Finish, Reasoning, Text, ToolCall, Usage
 from relay.ledger import Admission, Ledger, Settlement, Stale
 from relay.ledger.opening import open_ledger
@@ -97,13 +97,13 @@ class Relay:
         return await self._resolve(name, caller)
 
     async def ask(self, asking: Asking, chat: ChatRequest) -> Answer:
-        """An answer whose first events are there, or a RelayError: then nothing was sent and another key was tried."""
+        """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
         began = time.perf_counter()
         prompt_tokens = await counting.count_prompt(chat)
-        admission, mapping, keys = await self._admit(asking, chat, prompt_tokens)
-        answer = Answer(self.ledger, admission, mapping, chat.max_tokens, began)
+        admission, caller, mapping, keys = await self._admit(asking, chat, prompt_tokens)
+        answer = Answer(self.ledger, admission, chat.max_tokens, began)
         try:
-            await self._open(answer, prompting.for_bot(chat, mapping), keys)
+            await self._open(answer, chat, caller, mapping, keys)
         except BaseException as exc:
             answer.end(exc)
             raise
@@ -111,7 +111,7 @@ class Relay:
 
     async def _admit(
         self, asking: Asking, chat: ChatRequest, prompt_tokens: int
-    ) -> tuple[Admission, Mapping, list[KeyEntry]]:
+    ) -> tuple[Admission, Caller, Mapping, list[KeyEntry]]:
         """Look up and write down. The look-up counts only if the directory did not change until it was written."""
         for _try in range(ADMIT_TRIES):
             caller = await self.caller(asking)
@@ -124,7 +124,7 @@ class Relay:
             except Stale:
                 await self.directory.refresh()
                 continue
-            return admission, mapping, keys
+            return admission, caller, mapping, keys
         raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
 
     async def _resolve(self, model: str, caller: Caller) -> Mapping:
@@ -142,22 +142,49 @@ class Relay:
             await self.directory.refresh()
         return pool.order(self.directory, mapping, caller, conversation)
 
-    async def _open(self, answer: Answer, chat: ChatRequest, keys: list[KeyEntry]) -> None:
-        """Await the first events, from the next key if one fails: nothing has been sent to the client yet."""
-        failure: UpstreamError | None = None
-        for key in keys[: self.config.relay.tries]:
-            stream = self.poe.stream(chat, bot=answer.mapping.bot, key=self._credential(key))
+    async def _open(
+        self, answer: Answer, chat: ChatRequest, caller: Caller, mapping: Mapping, keys: list[KeyEntry]
+    ) -> None:
+        """Await the first events: from the next key if one fails, then from the mapping's fallback models.
+
+        Nothing has been sent to the client yet. What the user caused is no UpstreamError and is tried once.
+        """
+        try:
+            return await self._open_one(answer, chat, mapping, keys)
+        except UpstreamError as exc:
+            failure = exc
+        for model in mapping.fallback_models:
             try:
-                await answer.begin(stream, key)
-                return
+                other = mappings.resolve(self.directory, model, caller)
+                keys = pool.order(self.directory, other, caller, pool.conversation_of(caller, chat))
+                return await self._open_one(answer, chat, other, keys, fallback=model)
+            except RelayError as exc:
+                log.warning("request %s: fallback %r: %s", answer.admission.request_id, model, exc.code)
+        raise failure
+
+    async def _open_one(
+        self,
+        answer: Answer,
+        chat: ChatRequest,
+        mapping: Mapping,
+        keys: list[KeyEntry],
+        fallback: str | None = None,
+    ) -> None:
+        failure: UpstreamError | None = None
+        prompt = prompting.for_bot(chat, mapping)
+        for key in keys[: self.config.relay.tries]:
+            account = self.directory.accounts.get(key.account_id)
+            if account is None:  # removed since this request was admitted
+                continue
+            stream = self.poe.stream(prompt, bot=mapping.bot, key=self._credential(key, account))
+            try:
+                return await answer.begin(stream, mapping, key, fallback)
             except UpstreamError as exc:
                 log.warning("request %s: Poe key %r: %s", answer.admission.request_id, key.name, exc.code)
                 failure = exc
-        assert failure is not None
-        raise failure
+        raise failure or NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
 
-    def _credential(self, key: KeyEntry) -> Key:
-        account = self.directory.accounts[key.account_id]
+    def _credential(self, key: KeyEntry, account: AccountEntry) -> Key:
         return Key(
             secret=key.secret,
             base_url=account.base_url or self.config.poe.base_url,
@@ -201,16 +228,16 @@ class Answer:
     `close` settles it, once.
     """
 
-    def __init__(
-        self, ledger: Ledger, admission: Admission, mapping: Mapping, max_tokens: int | None, began: float
-    ) -> None:
+    def __init__(self, ledger: Ledger, admission: Admission, max_tokens: int | None, began: float) -> None:
         self.admission = admission
-        self.mapping = mapping
+        self.bot = admission.bot
+        # The fallback model that answers instead of the one asked for, if any.
+        self.fallback_model: str | None = None
         self.usage = Usage(admission.prompt_tokens, 0)
         self._ledger = ledger
         self._began = began
         self._first_byte_ms: int | None = None
-        self._transcript = Transcript(mapping.replace_policy)
+        self._transcript = Transcript()
         self._meter = OutputMeter(max_tokens)
         self._key: KeyEntry | None = None
         self._stream: AsyncGenerator[list[Event], None] | None = None
@@ -218,10 +245,13 @@ class Answer:
         self._finish: Finish | None = None
         self._settled = False
 
-    async def begin(self, stream: AsyncIterator[list[Event]], key: KeyEntry) -> None:
+    async def begin(
+        self, stream: AsyncGenerator[list[Event], None], mapping: Mapping, key: KeyEntry, fallback: str | None
+    ) -> None:
         """Await the first events of this stream; on failure another stream may be begun."""
-        self._stream = stream  # type: ignore[assignment]
-        self._key = key
+        self._stream, self._key, self.bot = stream, key, mapping.bot
+        self._transcript = Transcript(mapping.replace_policy)
+        self.fallback_model = fallback
         try:
             self._first = await anext(stream)
         except StopAsyncIteration:
@@ -310,7 +340,7 @@ class Answer:
                 error_code=error_code[:50],
                 finish_reason=self._finish.reason if self._finish else "",
                 completion_tokens=self.usage.completion_tokens or self._meter.counted(),
-                bot=self.mapping.bot,
+                bot=self.bot,
                 key_id=self._key.id if self._key else self.admission.key_id,
                 key_name=self._key.name if self._key else self.admission.key_name,
                 first_byte_ms=self._first_byte_ms,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
@@ -32,4 +34,6 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
         response = json_response(openai_chat.collect(events, model=chat.model, counted=answer.usage))
     if chat.ignored:
         response["x-poe-relay-ignored"] = ", ".join(chat.ignored)
+    if answer.fallback_model is not None:
+        response["x-poe-relay-model"] = quote(answer.fallback_model)
     return response
