@@ -19,6 +19,8 @@ def main() -> None:
         execute_from_command_line(sys.argv)
     except ConfigError as exc:
         sys.exit(f"poe-relay: {exc}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -154,10 +154,14 @@ class RelayServer(Server):
         port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
         self.listeners.append(defer.succeed(port))
         self._socket.close()
+        reactor.callLater(0, self._begin)
+
+    def _begin(self) -> None:
+        # From inside the running loop: uvloop loses a signal that comes between the handler and the loop's start.
         loop = reactor._asyncioEventloop
         loop.add_signal_handler(signal.SIGTERM, self._on_signal, self._drain_seconds)
         loop.add_signal_handler(signal.SIGINT, self._on_signal, INTERRUPT_SECONDS)
-        reactor.callWhenRunning(self._ready)
+        self._ready()
 
     def _on_signal(self, grace: float) -> None:
         """The first signal starts the drain, the second one ends it at once."""
