@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError
 
-from relay.management.commands.serve import listen, serve
+from relay.management.commands.serve import first_line, listen, serve
 from relay.management.commands.setup import FirstSetup, prepare
 from relay.models import PoeAccount
 
@@ -34,7 +34,7 @@ class Command(BaseCommand):
             first = prepare(demo=True)
             has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
         except DatabaseError as exc:
-            raise CommandError(f"the database cannot be used: {str(exc).strip().splitlines()[0]}.") from None
+            raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
         demo = _start_demo() if has_demo else None
         address = f"http://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{port}"
         try:

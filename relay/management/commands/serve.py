@@ -13,8 +13,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connection
 
 from relay import counting
+from relay.management.commands.setup import lacks_migrations
 
 
 def prepare_for_daphne() -> None:
@@ -73,6 +75,21 @@ def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
     ).run()
 
 
+def refuse_unprepared() -> None:
+    try:
+        unprepared = lacks_migrations()
+    except DatabaseError as exc:
+        raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
+    finally:
+        connection.close()
+    if unprepared:
+        raise CommandError("the database is not prepared for this version: run `manage.py setup` first.")
+
+
+def first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
+
+
 class Command(BaseCommand):
     help = "Serve the relay, its panel and its portal."
     requires_system_checks: list[str] = []
@@ -83,5 +100,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         listening = listen(host, port)
+        refuse_unprepared()
         shown = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
         serve(listening, lambda: self.stdout.write(f"poe-relay listens on {shown}"))
