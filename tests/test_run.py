@@ -207,3 +207,11 @@ def test_serve_without_a_prepared_database_says_what_to_run(start: Start) -> Non
     said, _ = process.communicate(timeout=20)
 
     assert process.returncode == 1 and "manage.py setup" in said and "Traceback" not in said
+
+
+def test_setup_without_its_database_is_one_sentence(start: Start) -> None:
+    process = start("setup", POE_RELAY_DATABASE__URL="postgresql://nobody:secretword@127.0.0.1:1/x")
+    said, _ = process.communicate(timeout=20)
+
+    assert process.returncode == 1 and "the database cannot be used" in said
+    assert "Traceback" not in said and "secretword" not in said

@@ -10,10 +10,9 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
+from django.core.management.base import BaseCommand
 
-from relay.management.commands.serve import first_line, listen, serve
+from relay.management.commands.serve import listen, serve
 from relay.management.commands.setup import FirstSetup, prepare
 from relay.models import PoeAccount
 
@@ -30,11 +29,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         listening = listen(host, port)
-        try:
-            first = prepare(demo=True)
-            has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
-        except DatabaseError as exc:
-            raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
+        first = prepare(demo=True)
+        has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
         demo = _start_demo() if has_demo else None
         address = f"http://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{port}"
         try:

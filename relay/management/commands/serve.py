@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection
 
 from relay import counting
-from relay.management.commands.setup import lacks_migrations
+from relay.management.commands.setup import first_line, lacks_migrations
 
 
 def prepare_for_daphne() -> None:
@@ -84,10 +84,6 @@ def refuse_unprepared() -> None:
         connection.close()
     if unprepared:
         raise CommandError("the database is not prepared for this version: run `manage.py setup` first.")
-
-
-def first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
 
 
 class Command(BaseCommand):

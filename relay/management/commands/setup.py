@@ -12,8 +12,8 @@ from typing import Any
 from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
-from django.db import connection, transaction
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.recorder import MigrationRecorder
 
 from accounts.models import AccessToken, User
@@ -34,7 +34,21 @@ class FirstSetup:
 
 
 def prepare(*, demo: bool) -> FirstSetup | None:
-    """Bring files and database up to date; the secrets of a first setup, or None if there was one before."""
+    """Bring files and database up to date; the secrets of a first setup, or None if there was one before.
+
+    Raises CommandError with one sentence if the database cannot be used.
+    """
+    try:
+        return _prepare(demo=demo)
+    except DatabaseError as exc:
+        raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
+
+
+def first_line(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
+
+
+def _prepare(*, demo: bool) -> FirstSetup | None:
     config = settings.CONFIG
     configuration.encryption_key(config)
     _migrate()
