@@ -1,4 +1,4 @@
-"""The handler of API routes: Django's, without a thread per request, without middleware and database signals.
+"""The handler of API routes: Django's requests, responses and URLs, without its threads, middleware and signals.
 
 Django's own ASGI handler holds an OS thread per request in flight and hops into it for every synchronous signal. A
 relay has thousands of streams in flight and nothing synchronous to do in any of them.
@@ -17,7 +17,6 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import BadRequest as DjangoBadRequest
-from django.core.handlers.asgi import ASGIHandler
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
@@ -37,10 +36,8 @@ CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers
 METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 
 
-class LeanHandler(ASGIHandler):
+class LeanHandler:
     """Serves the routes of `urlconf` for one relay."""
-
-    request_class = ApiRequest
 
     def __init__(self, relay: Relay, urlconf: str) -> None:
         self._relay = relay

@@ -158,7 +158,6 @@ def wildcard(pattern: str) -> re.Pattern[str]:
 class Directory:
     def __init__(self) -> None:
         self.version = -1
-        self.loaded_at = 0.0
         self.teams: dict[int, TeamEntry] = {}
         self.users: dict[int, UserEntry] = {}
         self.tokens: dict[int, TokenEntry] = {}
@@ -207,7 +206,6 @@ class Directory:
             ) from None
         if changes is not None:
             self._apply(changes)
-        self.loaded_at = time.monotonic()
 
     def _apply(self, changes: Changes) -> None:
         """One step on the event loop: no request sees half of a change."""

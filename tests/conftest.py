@@ -23,6 +23,9 @@ from django.conf import settings as django_settings
 from django.db import connections
 from django.test import Client
 
+from proxy_site.config import Config
+from proxy_site.lean import LeanHandler
+from relay.pipeline import Relay
 from tests import cast as people
 
 T = TypeVar("T")
@@ -127,13 +130,20 @@ class Api:
         )
 
 
-@pytest_asyncio.fixture
-async def api(cast: people.Cast) -> AsyncIterator[Api]:
-    from proxy_site.lean import LeanHandler
-    from relay.pipeline import Relay
+@pytest.fixture
+def config() -> Config:
+    """A test may ask for another one by a fixture of the same name."""
+    found: Config = django_settings.CONFIG
+    return found
 
-    relay = Relay(django_settings.CONFIG)
-    transport = httpx2.ASGITransport(app=LeanHandler(relay, "relay.api.urls"), client=("192.0.2.7", 4711))  # type: ignore[arg-type]
+
+@pytest_asyncio.fixture
+async def api(cast: people.Cast, config: Config) -> AsyncIterator[Api]:
+    relay = Relay(config)
+    transport = httpx2.ASGITransport(
+        app=LeanHandler(relay, "relay.api.urls"),  # type: ignore[arg-type]
+        client=("192.0.2.7", 4711),
+    )
     async with httpx2.AsyncClient(transport=transport, base_url="http://relay.test") as client:
         yield Api(client)
     await relay.stop()

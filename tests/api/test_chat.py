@@ -213,3 +213,27 @@ async def test_a_client_that_hangs_up_is_settled_and_cancels_the_bot(
     await asyncio.to_thread(hang_up)
     record = (await settled())[0]
     assert record.outcome == "disconnected" and record.completion_tokens > 0
+
+
+PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+async def test_an_image_in_a_message_reaches_the_bot(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    """Chatbox checks a model with a 1x1 PNG."""
+    content = [{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    answer = await api.openai(cast.bob.plain).chat.completions.create(
+        model="demo-echo",
+        messages=[{"role": "user", "content": content}],  # type: ignore[list-item,misc]
+    )
+
+    assert "What is this?" in (answer.choices[0].message.content or "")
+    assert "image.png" in (answer.choices[0].message.content or "")
+
+
+async def test_a_long_body_is_read_off_the_loop(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    text = "word " * 300_000
+
+    response = await api.chat(cast.bob.plain, "demo-echo", text, max_tokens=5)
+
+    assert response.json()["choices"][0]["finish_reason"] == "length"
+    assert response.json()["usage"]["prompt_tokens"] > 300_000

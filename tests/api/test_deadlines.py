@@ -1,0 +1,47 @@
+"""Silence: keep-alive comments, and deadlines that end it."""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+
+from proxy_site.config import Config
+from tests import cast as people
+from tests.cast import Cast
+from tests.conftest import Api, DemoPoe, in_database
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def config() -> Config:
+    base: Config = settings.CONFIG
+    poe = base.poe.model_copy(update={"first_event_seconds": 0.6, "idle_seconds": 0.6})
+    return base.model_copy(
+        update={"poe": poe, "relay": base.relay.model_copy(update={"keep_alive_seconds": 0.1})}
+    )
+
+
+async def test_silence_is_filled_with_comments(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    demo.script("quiet", ("text", {"text": "a"}), ("text", {"text": "b"}), ("done", {}), delay=0.35)
+    await in_database(people.mapping, "quiet", "quiet")
+
+    streamed = (await api.chat(cast.bob.plain, "quiet", stream=True)).text
+    whole = (await api.chat(cast.bob.plain, "quiet")).json()
+
+    assert streamed.count(": keep-alive\n\n") >= 2
+    assert whole["choices"][0]["message"]["content"] == "ab"
+
+
+async def test_a_bot_that_never_answers_is_a_504(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    for stream in (False, True):
+        response = await api.chat(cast.bob.plain, "demo-faulty", "hang", stream=stream)
+        assert response.status_code == 504 and response.json()["error"]["code"] == "upstream_timeout"
+
+
+async def test_a_bot_that_stops_in_the_middle_is_said_in_the_stream(
+    api: Api, cast: Cast, demo: DemoPoe
+) -> None:
+    response = await api.chat(cast.bob.plain, "demo-faulty", "hang-after-text", stream=True)
+
+    assert response.status_code == 200 and '"code":"upstream_timeout"' in response.text
