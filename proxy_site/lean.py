@@ -97,7 +97,9 @@ class LeanHandler:
                 content = b"" if head_only else response.content  # type: ignore[attr-defined]
                 await send({"type": "http.response.body", "body": content})
         finally:
-            response.close()
+            # Not response.close(): its signal would look after database connections that this path does not have.
+            for close in response._resource_closers:  # type: ignore[attr-defined]
+                close()
 
     async def _answer(self, scope: Scope, body: bytes, request_id: str) -> HttpResponseBase:
         """A response in the API's own words, whatever happens."""

@@ -51,6 +51,8 @@ def load() -> None:
 
 
 def count(text: str) -> int:
+    if not text:
+        return 0
     core = _core()
     if len(text) <= PIECE:
         return len(core.encode_ordinary(text))

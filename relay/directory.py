@@ -119,8 +119,9 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the owner of an access token that may be used now and from here."""
+    """Who is asking: the owner of an access token that may be used now and from here, as of a directory's version."""
 
+    version: int
     token_id: int
     token_prefix: str
     user_id: int
@@ -284,6 +285,7 @@ class Directory:
                 f"This access token may not be used from {address or 'here'}.", code="network_not_allowed"
             )
         return Caller(
+            version=self.version,
             token_id=token.id,
             token_prefix=token.prefix,
             user_id=user.id,

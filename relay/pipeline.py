@@ -96,11 +96,11 @@ class Relay:
         caller = await self.caller(asking)
         return await self._resolve(name, caller)
 
-    async def ask(self, asking: Asking, chat: ChatRequest) -> Answer:
+    async def ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
         began = time.perf_counter()
         prompt_tokens = await counting.count_prompt(chat)
-        admission, caller, mapping, keys = await self._admit(asking, chat, prompt_tokens)
+        admission, caller, mapping, keys = await self._admit(asking, caller, chat, prompt_tokens)
         answer = Answer(self.ledger, admission, chat.max_tokens, began)
         try:
             await self._open(answer, chat, caller, mapping, keys)
@@ -110,19 +110,22 @@ class Relay:
         return answer
 
     async def _admit(
-        self, asking: Asking, chat: ChatRequest, prompt_tokens: int
+        self, asking: Asking, caller: Caller, chat: ChatRequest, prompt_tokens: int
     ) -> tuple[Admission, Caller, Mapping, list[KeyEntry]]:
         """Look up and write down. The look-up counts only if the directory did not change until it was written."""
         for _try in range(ADMIT_TRIES):
-            caller = await self.caller(asking)
             mapping = await self._resolve(chat.model, caller)
-            version = self.directory.version
             keys = await self._keys(mapping, caller, chat)
-            admission = _admission(version, asking, caller, chat, mapping, keys[0], prompt_tokens)
+            if caller.version != self.directory.version:
+                # The directory moved on while the body was read: who asks is looked up again, and what answers.
+                caller = await self.caller(asking)
+                continue
+            admission = _admission(asking, caller, chat, mapping, keys[0], prompt_tokens)
             try:
                 await self.ledger.admit(admission)
             except Stale:
                 await self.directory.refresh()
+                caller = await self.caller(asking)
                 continue
             return admission, caller, mapping, keys
         raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
@@ -194,7 +197,6 @@ class Relay:
 
 
 def _admission(
-    version: int,
     asking: Asking,
     caller: Caller,
     chat: ChatRequest,
@@ -203,7 +205,7 @@ def _admission(
     prompt_tokens: int,
 ) -> Admission:
     return Admission(
-        version=version,
+        version=caller.version,
         request_id=asking.request_id,
         token_id=caller.token_id,
         token_prefix=caller.token_prefix,

@@ -22,9 +22,9 @@ OFF_LOOP_BYTES = 1_000_000
 async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
     # The token first: who has none learns nothing of what would be accepted.
     who = asking(request, openai_chat.NAME)
-    await request.relay.caller(who)
+    caller = await request.relay.caller(who)
     chat = await parsed(request.body)
-    answer = await request.relay.ask(who, chat)
+    answer = await request.relay.ask(who, caller, chat)
     response: HttpResponse | StreamingHttpResponse
     if chat.stream:
         encoder = openai_chat.Encoder(model=chat.model, include_usage=chat.include_usage)

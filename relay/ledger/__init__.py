@@ -140,7 +140,7 @@ class Ledger:
         try:
             await waiting.answer
         except asyncio.CancelledError:
-            # It may be committed already or may be yet: settled as disconnected, which does nothing to no row.
+            # It may be committed already or may be yet: settled as nothing, which is harmless to no row.
             self.settle(_nothing_happened(admission))
             raise
 

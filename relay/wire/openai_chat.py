@@ -123,6 +123,7 @@ IGNORED = frozenset(
 )
 # Accepted in silence: they ask for nothing that the answer could lack.
 SILENT = frozenset({"metadata", "n", "store", "stream", "stream_options", "user"})
+KNOWN = SILENT | frozenset(ChatBody.__struct_fields__)
 MAX_MESSAGES = 2000
 MAX_DEPTH = 64
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
@@ -225,8 +226,7 @@ def _invalid(message: str) -> BadRequest:
 
 def _parameters(body: dict[str, Any], chat: ChatBody) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The bot's parameters by name, and the names of what nobody can honour."""
-    known = {field.name for field in msgspec.structs.fields(ChatBody)}
-    extra = {name: value for name, value in body.items() if name not in known | SILENT and value is not None}
+    extra = {name: value for name, value in body.items() if name not in KNOWN and value is not None}
     ignored = sorted(name for name in {*extra, *_ignored_fields(chat)} if name in IGNORED)
     parameters = {name: value for name, value in extra.items() if name not in IGNORED}
     if isinstance(chat.extra_body, dict):

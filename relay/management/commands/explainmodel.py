@@ -72,7 +72,9 @@ def explain(directory: Directory, model: str, token_prefix: str) -> list[str]:
 
 def _caller(directory: Directory, token_prefix: str) -> tuple[Caller | None, list[str]]:
     if not token_prefix:
-        return Caller(0, "", 0, "", 0, "(none)", True, ()), ["token: none named, taken as one without limits"]
+        return Caller(directory.version, 0, "", 0, "", 0, "(none)", True, ()), [
+            "token: none named, taken as one without limits"
+        ]
     prefix = token_prefix.rstrip("…")
     found = [token for token in directory.tokens.values() if token.prefix.startswith(prefix)]
     if len(found) != 1:
