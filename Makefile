@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_ARGS ?=
 
-.PHONY: help run test check bench fmt messages clean
+.PHONY: help run test check bench fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list

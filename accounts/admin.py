@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import display_for_value
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Count, Q, QuerySet
@@ -67,7 +68,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         (None, {"fields": ("username", "password")}),
         (_("Person"), {"fields": ("first_name", "last_name", "email", "team", "role")}),
         (
-            _("May"),
+            _("Rights"),
             {
                 "fields": ("is_active", "is_staff", "is_superuser"),
                 "description": _(
@@ -121,7 +122,7 @@ class AccessTokenAdmin(ModelAdmin):
     readonly_fields = ("begins_with", "created_at", "last_used")
     fieldsets = (
         (None, {"fields": ("name", "owner", "expires_at")}),
-        (_("May"), {"fields": ("allowed_models", "allowed_networks")}),
+        (_("Rights"), {"fields": ("allowed_models", "allowed_networks")}),
         LIMITS,
     )
     change_fieldsets = (
@@ -147,10 +148,11 @@ class AccessTokenAdmin(ModelAdmin):
             return "disabled", _("disabled")
         return ("expired", _("expired")) if token.is_expired() else ("usable", _("usable"))
 
-    @display(description=_("last used"), ordering="activity__last_used_at", empty_value=_("never"))
+    @display(description=_("last used"), ordering="activity__last_used_at")
     def last_used(self, token: AccessToken) -> Any:
         activity = getattr(token, "activity", None)
-        return activity.last_used_at if activity else None
+        # As text: a form shows a date that is no field of its own as the computer writes it.
+        return display_for_value(activity.last_used_at, "-") if activity else _("never")
 
     # A token is shown once: in the answer to the form that made it, which nothing stores.
 
@@ -179,7 +181,8 @@ class AccessTokenAdmin(ModelAdmin):
         }
         response = render(request, "admin/accounts/accesstoken/issued.html", context)
         response["Cache-Control"] = "no-store"
-        response["Referrer-Policy"] = "no-referrer"
+        # Not no-referrer: browsers then send `Origin: null`, and signing out from this page would be refused.
+        response["Referrer-Policy"] = "same-origin"
         return response
 
     @action(description=_("Rotate"), url_path="rotate")
@@ -200,7 +203,7 @@ class AccessTokenAdmin(ModelAdmin):
             }
             return render(request, "admin/accounts/accesstoken/rotate.html", context)
         successor, plain = token.rotate(timedelta(hours=hours))
-        self.log_change(request, token, [{"changed": {"fields": ["expires_at"]}}])
+        self.log_change(request, token, [{"changed": {"fields": ["Expires"]}}])
         return self._show_once(request, successor, plain)
 
     @admin.action(description=_("Disable"))
