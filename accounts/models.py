@@ -40,8 +40,9 @@ def validate_networks(value: Any) -> None:
         raise ValidationError(_('A list of networks such as ["192.168.1.0/24"].'))
     for item in value:
         try:
-            ipaddress.ip_network(item, strict=False)
-        except (ValueError, TypeError):
+            # A number would be an address too.
+            ipaddress.ip_network(item if isinstance(item, str) else "", strict=False)
+        except ValueError:
             raise ValidationError(_("Not a network: %(value)s"), params={"value": item}) from None
 
 
@@ -203,11 +204,16 @@ class AccessToken(Limits):
         return self.expires_at is not None and self.expires_at <= (now or timezone.now())
 
     def rotate(self, overlap: timedelta) -> tuple[AccessToken, str]:
-        """Issue a successor with the same rights. This one goes on for `overlap`, then expires."""
-        copied = [field.name for field in Limits._meta.get_fields()] + ["allowed_models", "allowed_networks"]
+        """Issue a successor with the same rights and the same end. This one goes on for `overlap`, then expires."""
+        copied = [field.name for field in Limits._meta.get_fields()]
+        copied += ["allowed_models", "allowed_networks", "enabled", "disabled_reason"]
         with transaction.atomic():
             old = AccessToken.objects.select_for_update().get(pk=self.pk)
-            expires_at = old.expires_at if old.expires_at and not old.is_expired() else None
+            # Rotated before, its own end is that of the overlap: its newest successor has the end it was given.
+            newest = old
+            while newest.replaced_by:
+                newest = newest.replaced_by
+            expires_at = newest.expires_at
             successor, plain = AccessToken.objects.issue(
                 old.owner, old.name, expires_at=expires_at, **{name: getattr(old, name) for name in copied}
             )

@@ -18,7 +18,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from zoneinfo import available_timezones
 
 from annotated_types import Ge, Gt, Le
@@ -33,6 +33,7 @@ from pydantic_settings import (
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "POE_RELAY_"
+PORTS = {"http": 80, "https": 443}
 SECRETS = ("secrets__secret_key", "secrets__encryption_key", "database__url")
 
 
@@ -55,9 +56,15 @@ def _origin(value: str) -> str:
     if not value:
         return value
     parts = urlsplit(_http_url(value))
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc or port == 0:
         raise ValueError("must be scheme, host and port only, such as https://relay.example.org")
-    return f"{parts.scheme}://{parts.netloc}"
+    # As browsers write an origin: in small letters, without the port that the scheme implies.
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}" + ("" if port in (None, PORTS[parts.scheme]) else f":{port}")
 
 
 def _proxy(value: str) -> str:
@@ -71,7 +78,8 @@ def _database_url(value: SecretStr) -> SecretStr:
     url = value.get_secret_value()
     try:
         parts = urlsplit(url)
-        known = parts.scheme in ("sqlite", "postgresql", "postgres") and parts.port != 0
+        known = parts.scheme in ("postgresql", "postgres") and parts.port != 0
+        known = known or bool(re.match("sqlite:///[^?#]", url))
     except ValueError:
         known = False
     if url and not known:
@@ -216,7 +224,10 @@ class Config(BaseSettings):
 
     @property
     def database_url(self) -> str:
-        return self.database.url.get_secret_value() or f"sqlite:///{self.data_dir / 'poe-relay.sqlite3'}"
+        return (
+            self.database.url.get_secret_value()
+            or f"sqlite:///{quote(str(self.data_dir / 'poe-relay.sqlite3'))}"
+        )
 
 
 def known_keys() -> dict[str, list[str]]:

@@ -165,4 +165,6 @@ def _is_trusted(address: str, trusted: list[ipaddress.IPv4Network | ipaddress.IP
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
+    # A socket for both kinds of address writes 10.0.0.1 as ::ffff:10.0.0.1.
+    ip = getattr(ip, "ipv4_mapped", None) or ip
     return any(ip.version == network.version and ip in network for network in trusted)

@@ -21,7 +21,8 @@ BASE_DIR = configuration.BASE_DIR
 def _database(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
-        path = unquote(url.removeprefix("sqlite:///"))
+        # Like the data directory, not in the working directory.
+        path = str(BASE_DIR / unquote(url.removeprefix("sqlite:///")))
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": path,
@@ -45,8 +46,8 @@ def _database(url: str) -> dict[str, Any]:
 
 
 def _postgres_options(query: str) -> dict[str, Any]:
-    options: dict[str, Any] = dict(pair.split("=", 1) for pair in unquote(query).split("&") if "=" in pair)
-    return {"connect_timeout": 5, **options}
+    pairs = (pair.partition("=") for pair in query.split("&") if "=" in pair)
+    return {"connect_timeout": 5, **{unquote(name): unquote(value) for name, _, value in pairs}}
 
 
 SECRET_KEY = configuration.secret_key(CONFIG)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -50,13 +51,25 @@ def load() -> None:
     _core()
 
 
+def _encode(text: str) -> list[int]:
+    try:
+        tokens: list[int] = _core().encode_ordinary(text)
+    except UnicodeEncodeError:
+        # Half a surrogate pair: counted as the replacement character.
+        tokens = _core().encode_ordinary(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return tokens
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+
+
 def count(text: str) -> int:
     if not text:
         return 0
-    core = _core()
     if len(text) <= PIECE:
-        return len(core.encode_ordinary(text))
-    return sum(len(core.encode_ordinary(text[start : start + PIECE])) for start in range(0, len(text), PIECE))
+        return len(_encode(text))
+    return sum(len(_encode(piece)) for piece in _pieces(text))
 
 
 async def count_off_loop(text: str) -> int:
@@ -68,9 +81,22 @@ async def count_off_loop(text: str) -> int:
 
 def head(text: str, tokens: int) -> str:
     """The beginning of `text` that has at most `tokens` tokens, cut at a whole character."""
-    core = _core()
-    kept = core.encode_ordinary(text[: max(PIECE, tokens * 16)])[:tokens]
-    return str(core.decode_bytes(kept), "utf-8", "ignore")
+    kept = 0
+    for piece in _pieces(text):
+        encoded = _encode(piece)
+        if len(encoded) > tokens:
+            return text[: kept + _head_of_piece(piece, encoded, max(0, tokens))]
+        kept += len(piece)
+        tokens -= len(encoded)
+    return text
+
+
+def _head_of_piece(piece: str, encoded: list[int], tokens: int) -> int:
+    """How many characters make at most so many tokens. Cut text may read otherwise: then it loses a few more."""
+    length = len(str(_core().decode_bytes(encoded[:tokens]), "utf-8", "ignore"))
+    while length and len(_encode(piece[:length])) > tokens:
+        length -= 1
+    return length
 
 
 async def count_prompt(chat: ChatRequest) -> int:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # A directory that changes faster than a request can be admitted is not a directory: 503.
 ADMIT_TRIES = 3
+# What follows may split the last word that was counted otherwise: "import" is one token, "importr" three.
+SEAM_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,11 @@ class Relay:
 
     async def model(self, asking: Asking, name: str) -> Mapping:
         """The mapping that answers this name, or UnknownModel."""
-        caller = await self.caller(asking)
-        return await self._resolve(name, caller)
+        try:
+            return mappings.resolve(self.directory, name, await self.caller(asking))
+        except UnknownModel:
+            await self.directory.refresh()
+        return mappings.resolve(self.directory, name, await self.caller(asking))
 
     async def ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
@@ -114,8 +119,16 @@ class Relay:
     ) -> tuple[Admission, Caller, Mapping, list[KeyEntry]]:
         """Look up and write down. The look-up counts only if the directory did not change until it was written."""
         for _try in range(ADMIT_TRIES):
-            mapping = await self._resolve(chat.model, caller)
-            keys = await self._keys(mapping, caller, chat)
+            try:
+                mapping = mappings.resolve(self.directory, chat.model, caller)
+                keys = pool.order(self.directory, mapping, caller, pool.conversation_of(caller, chat))
+            except (UnknownModel, NoKeyAvailable):
+                # Never refused from an old snapshot, nor for what the caller might not do as of an old one.
+                await self.directory.refresh()
+                if caller.version == self.directory.version:
+                    raise
+                caller = await self.caller(asking)
+                continue
             if caller.version != self.directory.version:
                 # The directory moved on while the body was read: who asks is looked up again, and what answers.
                 caller = await self.caller(asking)
@@ -129,21 +142,6 @@ class Relay:
                 continue
             return admission, caller, mapping, keys
         raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
-
-    async def _resolve(self, model: str, caller: Caller) -> Mapping:
-        try:
-            return mappings.resolve(self.directory, model, caller)
-        except UnknownModel:
-            await self.directory.refresh()
-        return mappings.resolve(self.directory, model, caller)
-
-    async def _keys(self, mapping: Mapping, caller: Caller, chat: ChatRequest) -> list[KeyEntry]:
-        conversation = pool.conversation_of(caller, chat)
-        try:
-            return pool.order(self.directory, mapping, caller, conversation)
-        except Unavailable:
-            await self.directory.refresh()
-        return pool.order(self.directory, mapping, caller, conversation)
 
     async def _open(
         self, answer: Answer, chat: ChatRequest, caller: Caller, mapping: Mapping, keys: list[KeyEntry]
@@ -363,8 +361,8 @@ class Answer:
 class OutputMeter:
     """Counts what an answer says, and cuts it at `max_tokens`.
 
-    A text has at most as many tokens as UTF-8 bytes, and pieces have at least as many tokens as the whole: so almost
-    always a cheap upper bound tells that the limit is still far.
+    A text has at most as many tokens as UTF-8 bytes, and pieces have, but for the seams, at least as many tokens as the
+    whole: so almost always a cheap upper bound tells that the limit is still far.
     """
 
     def __init__(self, max_tokens: int | None) -> None:
@@ -389,27 +387,37 @@ class OutputMeter:
                         kept.append(replace(event, text=said) if self.is_full else event)
                 case ToolCall(name=name, arguments=arguments):
                     self.has_tool_calls = True
-                    self._said.append(name + arguments)
-                    kept.append(event)
+                    piece = name + arguments
+                    # Half a piece is no use to anybody: it is kept whole or not at all.
+                    self.is_full = not self._fits(piece, self._said)
+                    if not self.is_full:
+                        self._said.append(piece)
+                        kept.append(event)
                 case _:
                     kept.append(event)
         return kept
 
     def _room(self, text: str, said: list[str]) -> str:
         """How much of the text still fits."""
-        if self._max_tokens is None:
-            said.append(text)
-            return text
-        self._upper_bound += len(text.encode("utf-8", "surrogatepass"))
-        if self._upper_bound > self._max_tokens:
+        if self._max_tokens is not None and not self._fits(text, said):
             before = "".join(said)
-            others = counting.count("".join(self._said if said is self._thought else self._thought))
-            self._upper_bound = others + counting.count(before + text)
-            if self._upper_bound > self._max_tokens:
-                whole = counting.head(before + text, max(0, self._max_tokens - others))
-                text = whole[len(before) :]
+            whole = counting.head(before + text, max(0, self._max_tokens - self._count_others(said)))
+            text = whole[len(before) :]
         said.append(text)
         return text
+
+    def _fits(self, text: str, said: list[str]) -> bool:
+        if self._max_tokens is None:
+            return True
+        self._upper_bound += len(text.encode("utf-8", "surrogatepass"))
+        if self._upper_bound <= self._max_tokens:
+            return True
+        counted = self._count_others(said) + counting.count("".join([*said, text]))
+        self._upper_bound = counted + SEAM_TOKENS
+        return counted <= self._max_tokens
+
+    def _count_others(self, said: list[str]) -> int:
+        return counting.count("".join(self._said if said is self._thought else self._thought))
 
     def counted(self) -> int:
         return counting.count("".join(self._said)) + counting.count("".join(self._thought))

@@ -38,7 +38,8 @@ def _may_serve(account: AccountEntry, mapping: Mapping, caller: Caller) -> bool:
 def _score(key: KeyEntry, conversation: bytes) -> float:
     """Weighted rendezvous hashing: the highest score wins, in proportion to the weights over many conversations."""
     seed = blake2b(conversation, digest_size=8, key=key.id.to_bytes(8, "big")).digest()
-    uniform = (int.from_bytes(seed, "big") + 0.5) / 2**64
+    # 52 bits, so that the half is not rounded away: the logarithm of 1 would be 0.
+    uniform = ((int.from_bytes(seed, "big") >> 12) + 0.5) / 2**52
     return -key.weight / math.log(uniform)
 
 
@@ -52,8 +53,10 @@ def _reason(mapping: Mapping) -> str:
 
 
 def conversation_of(caller: Caller, chat: ChatRequest) -> bytes:
-    """What stays the same from turn to turn: the token, the model and how the conversation began."""
+    """What stays the same from turn to turn: the token, the model and all up to the user's first message."""
     digest = blake2b(f"{caller.token_id} {chat.model.casefold()}".encode(), digest_size=16)
     for message in chat.messages[:2]:
         digest.update(message.role.encode() + message.text[:2000].encode())
+        if message.role == "user":
+            break
     return digest.digest()

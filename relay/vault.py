@@ -31,8 +31,10 @@ def unseal(stored: str, *, purpose: str = "poe key") -> str:
     """The plain secret, or VaultError."""
     if not stored.startswith(VERSION):
         raise VaultError("not a sealed secret")
-    raw = base64.urlsafe_b64decode(stored.removeprefix(VERSION))
     try:
+        raw = base64.urlsafe_b64decode(stored.removeprefix(VERSION))
         return AESGCM(derived("vault")).decrypt(raw[:12], raw[12:], purpose.encode()).decode()
     except InvalidTag:
         raise VaultError("this secret was stored with another encryption key") from None
+    except ValueError:
+        raise VaultError("this secret is damaged") from None

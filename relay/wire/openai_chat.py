@@ -62,6 +62,18 @@ class FunctionCall(Struct):
     arguments: str = "{}"
 
 
+class Function(Struct):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Struct):
+    """Checked, and handed on as the client wrote it."""
+
+    function: Function
+
+
 class ToolCallBody(Struct):
     function: FunctionCall
     id: str = ""
@@ -91,7 +103,7 @@ class ChatBody(Struct):
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
     n: int | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     extra_body: dict[str, Any] | UnsetType | None = UNSET
 
@@ -127,6 +139,7 @@ KNOWN = SILENT | frozenset(ChatBody.__struct_fields__)
 MAX_MESSAGES = 2000
 MAX_DEPTH = 64
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PATH = re.compile(r" - at `\$(?:\.?)([^`]*)`$")
 
 
@@ -155,7 +168,7 @@ def parse(raw: bytes) -> ChatRequest:
         temperature=_temperature(chat.temperature),
         stop=_stop(chat.stop),
         logit_bias=chat.logit_bias or {},
-        tools=tuple(chat.tools or ()) if chat.tool_choice != "none" else (),
+        tools=tuple(body.get("tools") or ()) if chat.tool_choice != "none" else (),
         tool_choice=chat.tool_choice,
         parameters=parameters,
         ignored=ignored,
@@ -169,7 +182,8 @@ def decode(raw: bytes) -> dict[str, Any]:
     try:
         body = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BadRequest(f"The body is not valid JSON: {exc}", code="invalid_json") from None
+        hint = " (half a surrogate pair?)" if _SURROGATE.search(raw) else ""
+        raise BadRequest(f"The body is not valid JSON: {exc}{hint}", code="invalid_json") from None
     except RecursionError:
         raise BadRequest(f"The body is nested deeper than {MAX_DEPTH}.", code="invalid_json") from None
     if not isinstance(body, dict):
@@ -188,9 +202,9 @@ def _refuse_unstorable(value: Any, path: str = "") -> None:
         where, item = stack.pop()
         if isinstance(item, str) and _FORBIDDEN.search(item):
             raise BadRequest(
-                f"`{where}` holds a NUL character or half a surrogate pair.",
+                f"{f'`{where[:200]}`' if where else 'The body'} holds a NUL character or half a surrogate pair.",
                 code="invalid_string",
-                param=where or None,
+                param=where[:200] or None,
             )
         if isinstance(item, dict):
             for key, inner in item.items():
@@ -212,13 +226,13 @@ def _invalid(message: str) -> BadRequest:
     """msgspec says "Expected `str`, got `int` - at `$.messages[0].content`"."""
     found = _PATH.search(message)
     param = found.group(1).strip(".") if found else None
-    missing = re.search(r"missing required field `([^`]+)`", message)
+    missing = re.match(r"Object missing required field `([^`]+)`", message)
     if missing:
         param = f"{param}.{missing.group(1)}" if param else missing.group(1)
         return BadRequest(
             f"Missing required parameter: `{param}`.", code="missing_required_parameter", param=param
         )
-    text = message[: found.start()] if found else message
+    text = (message[: found.start()] if found else message)[:300]
     return BadRequest(
         f"Invalid `{param}`: {text}." if param else f"Invalid body: {text}.", code="invalid_type", param=param
     )
@@ -320,7 +334,7 @@ def _part(part: ContentPart, where: str) -> Part:
             return _file(part.file, where)
         case _:
             raise BadRequest(
-                f"`{where}.type` is {part.type!r}: text, image_url and file are understood.",
+                f"`{where}.type` is {part.type[:50]!r}: text, image_url and file are understood.",
                 code="unsupported_content",
                 param=f"{where}.type",
             )
@@ -365,7 +379,7 @@ def _file_from_url(url: str, stem: str, where: str) -> FilePart:
                 f"`{where}` is not valid base64.", code="invalid_data_url", param=where
             ) from None
         return FilePart(f"{stem}.{EXTENSIONS.get(content_type, 'bin')}", content_type, data=content)
-    if not re.match(r"https?://[^/\s]+", url) or len(url) > 8192:
+    if len(url) > 8192 or not re.fullmatch(r"https?://[^/\s]+[^\x00-\x1f\x7f]*", url):
         raise BadRequest(f"`{where}` must be an https or a data URL.", code="invalid_url", param=where)
     name = url.split("?")[0].rsplit("/", 1)[-1] or stem
     fallback = "image/png" if stem == "image" else "application/octet-stream"

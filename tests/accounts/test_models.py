@@ -168,6 +168,17 @@ def test_rotating_the_same_token_again_gives_as_long_a_life(bob: User, end: time
     assert fresh(second).expires_at == expires_at
 
 
+def test_rotating_the_first_of_many_again_gives_as_long_a_life(bob: User) -> None:
+    end = timezone.now() + 90 * DAY
+    first, _plain = AccessToken.objects.issue(bob, "phone", expires_at=end)
+    second, _plain = first.rotate(DAY)
+    second.rotate(DAY)
+
+    again, _plain = first.rotate(DAY)
+
+    assert fresh(again).expires_at == end
+
+
 def test_rotating_reads_the_row_and_not_an_old_copy_of_it(bob: User) -> None:
     old, _plain = AccessToken.objects.issue(bob, "phone")
     AccessToken.objects.filter(pk=old.pk).update(allowed_models=["gpt-4o"], name="tablet")

@@ -1,0 +1,142 @@
+"""Where a request comes from, what a preflight is told, and which paths are the API's."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+import pytest
+
+from proxy_site.lean import CORS, _preflight, client_address
+from relay.api.urls import is_api
+
+PROXIES = [ipaddress.ip_network(each) for each in ("127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8")]
+
+
+def scope(peer: str | None, *forwarded: str, name: bytes = b"x-forwarded-for") -> dict[str, Any]:
+    headers = [(b"host", b"relay.example"), *((name, value.encode("latin-1")) for value in forwarded)]
+    return {"client": None if peer is None else (peer, 4711), "headers": headers}
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        # Nobody vouches for what a stranger says of itself.
+        ("192.0.2.7", [], "192.0.2.7"),
+        ("192.0.2.7", ["198.51.100.1"], "192.0.2.7"),
+        ("192.0.2.7", ["127.0.0.1"], "192.0.2.7"),
+        ("2001:db8::7", ["198.51.100.1"], "2001:db8::7"),
+        # A trusted proxy does, for its own last word alone.
+        ("127.0.0.1", [], "127.0.0.1"),
+        ("127.0.0.1", [""], "127.0.0.1"),
+        ("127.0.0.1", [" , ,"], "127.0.0.1"),
+        ("127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["  198.51.100.1  "], "198.51.100.1"),
+        ("127.0.0.1", ["2001:db8::7"], "2001:db8::7"),
+        ("::1", ["198.51.100.1"], "198.51.100.1"),
+        ("10.1.2.3", ["203.0.113.9, 198.51.100.1"], "198.51.100.1"),
+        ("10.1.2.3", ["203.0.113.9, 198.51.100.1, 10.0.0.2, 127.0.0.1"], "198.51.100.1"),
+        ("10.1.2.3", ["127.0.0.1, 198.51.100.1"], "198.51.100.1"),
+        # Two headers are one list.
+        ("127.0.0.1", ["203.0.113.9", "198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),
+        # All of them are ours: the request began at the first.
+        ("127.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        # What a proxy was told and passed on in good faith is not an address of ours.
+        ("127.0.0.1", ["10.0.0.3, unknown"], "unknown"),
+        ("127.0.0.1", ["unknown, 198.51.100.1"], "198.51.100.1"),
+        # A socket without addresses.
+        (None, ["198.51.100.1"], ""),
+        ("", ["198.51.100.1"], ""),
+        # A socket for both kinds of address writes the old ones in the new way.
+        ("::ffff:127.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("127.0.0.1", ["198.51.100.1, ::ffff:10.0.0.2"], "198.51.100.1"),
+        ("::ffff:192.0.2.7", ["198.51.100.1"], "::ffff:192.0.2.7"),
+    ],
+)
+def test_a_request_comes_from(peer: str | None, forwarded: list[str], address: str) -> None:
+    assert client_address(scope(peer, *forwarded), PROXIES) == address
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "10.0.0.1", "::1", None])
+def test_without_trusted_proxies_nobody_is_believed(peer: str | None) -> None:
+    assert client_address(scope(peer, "198.51.100.1"), []) == (peer or "")
+
+
+@pytest.mark.parametrize("name", [b"forwarded", b"x-real-ip", b"x-forwarded-host", b"x-client-ip"])
+def test_only_one_header_is_believed(name: bytes) -> None:
+    assert client_address(scope("127.0.0.1", "198.51.100.1", name=name), PROXIES) == "127.0.0.1"
+
+
+def test_an_odd_header_does_no_harm() -> None:
+    for value in ("\xff\xfe", "a" * 10_000, "," * 10_000, "1.2.3", "127.0.0.1/8"):
+        assert isinstance(client_address(scope("127.0.0.1", value), PROXIES), str)
+
+
+# Preflights.
+
+
+def told(asked: bytes | None) -> dict[bytes, bytes]:
+    headers = [] if asked is None else [(b"access-control-request-headers", asked)]
+    answer = [*CORS, *_preflight({"headers": [(b"origin", b"https://chat.example"), *headers]})]
+    assert len(dict(answer)) == len(answer)
+    return dict(answer)
+
+
+def test_a_browser_may_send_what_it_asks_to_send() -> None:
+    answer = told(b"authorization,x-stainless-os")
+
+    assert answer[b"access-control-allow-origin"] == b"*"
+    assert answer[b"access-control-allow-headers"] == b"authorization,x-stainless-os"
+    assert {b"GET", b"POST", b"DELETE"} <= set(answer[b"access-control-allow-methods"].split(b", "))
+    assert int(answer[b"access-control-max-age"]) > 0
+    assert answer[b"vary"] == b"access-control-request-headers"
+
+
+def test_a_browser_that_asks_nothing_may_send_a_token() -> None:
+    for asked in (None, b""):
+        allowed = told(asked)[b"access-control-allow-headers"].split(b", ")
+        assert {b"authorization", b"content-type", b"x-api-key"} <= set(allowed)
+
+
+def test_cookies_are_nobodys_business() -> None:
+    answer = told(None)
+
+    assert b"access-control-allow-credentials" not in answer
+    assert b"x-poe-relay-ignored" in answer[b"access-control-expose-headers"]
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("path", "api"),
+    [
+        ("/v1", True),
+        ("/v1/", True),
+        ("/v1/models", True),
+        ("/v1/chat/completions", True),
+        ("/v1/nothing/here", True),
+        ("/models", True),
+        ("/models/gpt-4o", True),
+        ("/models/", True),
+        ("/models/a/b", True),
+        ("/chat/completions", True),
+        ("/", False),
+        ("", False),
+        ("/v2/models", False),
+        ("/v1models", False),
+        ("/V1/models", False),
+        ("//v1/models", False),
+        ("/admin/", False),
+        ("/admin/v1/models", False),
+        ("/modelsx", False),
+        ("/chat", False),
+        ("/chat/completions/x", False),
+        ("/me/", False),
+        ("/healthz", False),
+        ("/static/v1/models", False),
+    ],
+)
+def test_a_path_is_the_apis_or_a_page(path: str, api: bool) -> None:
+    assert is_api(path) is api
