@@ -39,7 +39,7 @@ SUBJECTS = {
     "api-timeout": "first event",
 }
 USELESS = {
-    "cool-down": "a Poe key rests when Poe asks for it, for as long as Poe says",
+    "cool-down": "it slowed down the old site's cookies; Poe's API keys have no such need",
     "gateway": "the relay asks Poe itself, without a gateway",
     "gateway-port": "the relay asks Poe itself, without a gateway",
 }
@@ -263,7 +263,7 @@ def why_not_a_poe_key(secret: str) -> str:
     if PLACEHOLDER.match(secret):
         return "the placeholder of the sample"
     if COOKIE.search(secret):
-        return "a cookie of poe.com; these do not work any more, a key from poe.com/api_key is needed"
+        return "a cookie of poe.com; these do not work any more, a key from poe.com/api/keys is needed"
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         return "it holds a space, a control character or a letter that no Poe key has"
     return ""

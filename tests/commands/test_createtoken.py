@@ -169,5 +169,5 @@ def test_it_refuses_a_user_whose_tokens_would_be_refused() -> None:
 def test_before_migrations_it_says_what_to_run() -> None:
     MigrationRecorder(connection).migration_qs.filter(app="accounts").delete()
 
-    with pytest.raises(CommandError, match="manage.py migrate"):
+    with pytest.raises(CommandError, match="manage.py setup"):
         run("createtoken", "bob")

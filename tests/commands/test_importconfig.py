@@ -55,7 +55,7 @@ def test_the_config_toml_of_poe_openai_proxy_with_cookies_as_tokens() -> None:
     old = importing.read(SAMPLES / "poe_openai_proxy.toml")
 
     assert old.poe_keys == ()
-    assert sum("poe.com/api_key" in reason for reason in old.ignored) == 2
+    assert sum("poe.com/api/keys" in reason for reason in old.ignored) == 2
     assert old.bots == (("gpt-3.5-turbo", "chinchilla"), ("gpt-4", "beaver"), ("Claude-instant", "a2"))
     assert old.proxy == "socks5h://someone:made-up-password@127.0.0.1:7890"
     assert old.simulate_roles == "on"

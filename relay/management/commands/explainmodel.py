@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from accounts.management.refusals import require_migrated_database
 from relay import mappings, pool
 from relay.directory import Caller, Directory, matches
 from relay.errors import Forbidden, RelayError, Unauthenticated
@@ -24,6 +25,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, model: str, token_prefix: str, **options: Any) -> None:
+        require_migrated_database()
         directory = Directory()
         asyncio.run(directory.load())
         try:

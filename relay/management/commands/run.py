@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from relay.checks import plain_http_warning
 from relay.management.commands.serve import listen, serve
 from relay.management.commands.setup import FirstSetup, prepare
 from relay.models import PoeAccount
@@ -29,6 +30,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         listening = listen(host, port)
+        if warning := plain_http_warning(host, settings.CONFIG.public_url):
+            self.stderr.write(warning)
         first = prepare(demo=True)
         has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
         demo = _start_demo() if has_demo else None

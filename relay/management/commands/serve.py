@@ -13,10 +13,11 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, connection
+from django.db import connection
 
+from accounts.management.refusals import require_migrated_database
 from relay import counting
-from relay.management.commands.setup import first_line, lacks_migrations
+from relay.checks import plain_http_warning
 
 
 def prepare_for_daphne() -> None:
@@ -75,17 +76,6 @@ def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
     ).run()
 
 
-def refuse_unprepared() -> None:
-    try:
-        unprepared = lacks_migrations()
-    except DatabaseError as exc:
-        raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
-    finally:
-        connection.close()
-    if unprepared:
-        raise CommandError("the database is not prepared for this version: run `manage.py setup` first.")
-
-
 class Command(BaseCommand):
     help = "Serve the relay, its panel and its portal."
     requires_system_checks: list[str] = []
@@ -96,6 +86,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
         listening = listen(host, port)
-        refuse_unprepared()
+        require_migrated_database()
+        connection.close()
+        if warning := plain_http_warning(host, settings.CONFIG.public_url):
+            self.stderr.write(warning)
         shown = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
         serve(listening, lambda: self.stdout.write(f"poe-relay listens on {shown}"))

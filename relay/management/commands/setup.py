@@ -6,16 +6,14 @@ import hashlib
 import secrets
 from argparse import ArgumentParser
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError, connection, transaction
-from django.db.migrations.recorder import MigrationRecorder
+from django.db import DatabaseError, transaction
 
+from accounts.management.refusals import first_line, lacks_migrations
 from accounts.models import AccessToken, User
 from proxy_site import config as configuration
 from relay.models import BotMapping, PoeAccount, PoeKey
@@ -44,10 +42,6 @@ def prepare(*, demo: bool) -> FirstSetup | None:
         raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
 
 
-def first_line(exc: Exception) -> str:
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0].rstrip(".")
-
-
 def _prepare(*, demo: bool) -> FirstSetup | None:
     config = settings.CONFIG
     configuration.encryption_key(config)
@@ -57,18 +51,6 @@ def _prepare(*, demo: bool) -> FirstSetup | None:
         first = None if User.objects.filter(is_superuser=True).exists() else _first_setup(demo=demo)
     _keep_demo_address()
     return first
-
-
-def lacks_migrations() -> bool:
-    """By names alone: Django's own look at it loads every migration there is (8 MB, 0.2 s)."""
-    here = {
-        (app.label, path.stem)
-        for app in apps.get_app_configs()
-        for path in (Path(app.path) / "migrations").glob("[0-9]*.py")
-    }
-    if "django_migrations" not in connection.introspection.table_names():
-        return True
-    return not here <= set(MigrationRecorder(connection).migration_qs.values_list("app", "name"))
 
 
 def _migrate() -> None:
