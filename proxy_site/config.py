@@ -363,7 +363,7 @@ def prepare_data_dir(config: Config) -> None:
 
 
 def secret_key(config: Config) -> str:
-    return config.secrets.secret_key.get_secret_value() or _kept_secret(config, "secret_key")
+    return config.secrets.secret_key.get_secret_value() or _kept_secret(config, "secret_key", size=48)
 
 
 def encryption_key(config: Config) -> bytes:
