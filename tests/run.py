@@ -11,7 +11,7 @@ from tests import postgres
 
 def run(title: str, environment: dict[str, str]) -> int:
     print(f"== {title}", flush=True)
-    command = [sys.executable, "-m", "pytest", "-q", *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "auto", *sys.argv[1:]]
     return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
 
