@@ -499,12 +499,12 @@ PINGS = [step for _ in range(20) for step in (b": ping\n\n", 0.02, event("ping",
         (pausing(5.0), Deadlines(first_event=0.1), "the bot said nothing for 0.1 s", 0.1),
         (pausing(*PINGS), Deadlines(first_event=0.1), "the bot said nothing for 0.1 s", 0.1),
         (pausing(text("a"), 5.0), Deadlines(first_event=5, idle=0.1), "the bot fell silent for 0.1 s", 0.1),
-        (pausing(text("a"), 5.0), Deadlines(total=0.1), "the answer took more than 0.1 s", 0.1),
+        (pausing(text("a"), 5.0), Deadlines(total=0.5), "the answer took more than 0.5 s", 0.5),
         (
-            pausing(*[step for _ in range(40) for step in (text("a"), 0.02)]),
-            Deadlines(total=0.2),
-            "the answer took more than 0.2 s",
-            0.2,
+            pausing(*[step for _ in range(250) for step in (text("a"), 0.02)]),
+            Deadlines(total=0.5),
+            "the answer took more than 0.5 s",
+            0.5,
         ),
         (
             pausing(text("a"), 5.0),
@@ -521,7 +521,8 @@ async def test_a_deadline_passes(script: Script, deadlines: Deadlines, message: 
 
     assert isinstance(error, UpstreamTimeout)
     assert error.message == message
-    assert seconds * 0.9 <= time.monotonic() - began < seconds + 0.4
+    # Without its deadline each would take 5 s; the machine may be busy.
+    assert seconds * 0.9 <= time.monotonic() - began < seconds + 2
 
 
 async def test_the_connect_deadline_passes() -> None:
