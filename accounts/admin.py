@@ -189,7 +189,7 @@ class AccessTokenAdmin(ModelAdmin):
     def rotate(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """A page that asks (GET) and shows the successor once (POST)."""
         token = get_object_or_404(AccessToken.objects.select_related("owner__team"), pk=object_id)
-        if not self.has_change_permission(request, token):
+        if not (self.has_change_permission(request, token) and self.has_add_permission(request)):
             return redirect("admin:index")
         hours = settings.CONFIG.relay.token_overlap_hours
         if request.method != "POST":

@@ -196,6 +196,11 @@ class AccessToken(Limits):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
 
+    def clean(self) -> None:
+        # A field that was cleared in a form.
+        self.allowed_models = self.allowed_models or []
+        self.allowed_networks = self.allowed_networks or []
+
     @property
     def team(self) -> Team:
         return self.owner.team

@@ -34,6 +34,19 @@ from pydantic_settings import (
 BASE_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "POE_RELAY_"
 PORTS = {"http": 80, "https": 443}
+# Keys of the programs that `importconfig` takes over; none of them is ours.
+OLD_KEYS = {
+    "port",
+    "tokens",
+    "apikey",
+    "accessTokens",
+    "proxy",
+    "timeout",
+    "api-timeout",
+    "rate-limit",
+    "cool-down",
+}
+OLD_KEYS |= {"simulate-roles", "bot_names", "gateway", "gateway-port"}
 SECRETS = ("secrets__secret_key", "secrets__encryption_key", "database__url")
 
 
@@ -214,7 +227,8 @@ class Config(BaseSettings):
         env_settings.env_vars = {
             name: _as_json_list(value) if name.lower() == proxies else value
             for name, value in env_settings.env_vars.items()
-            if name.lower() not in files
+            # compose passes a variable that nobody set as an empty one: that is no folder.
+            if name.lower() not in files and not (name.lower() == f"{PREFIX}data_dir".lower() and not value)
         }
         return env_settings, init_settings
 
@@ -247,6 +261,7 @@ def load() -> Config:
     env = dict(os.environ)
     _reject_unknown_environment(env)
     table = _read_toml(env)
+    _refuse_old_format(env, table)
     for name in SECRETS:
         _take_secret_file(env, table, name)
     try:
@@ -282,10 +297,21 @@ def _take_secret_file(env: dict[str, str], table: dict[str, Any], name: str) -> 
         raise ConfigError(
             f"{PREFIX}{name.upper()}_FILE names {path}, which cannot be read: {exc.strerror}."
         ) from None
+    if not value:
+        raise ConfigError(f"{PREFIX}{name.upper()}_FILE names {path}, which is empty.")
     section, key = name.split("__")
     # Anything but a table is left for the validation to name.
     if isinstance(table.setdefault(section, {}), dict):
         table[section][key] = value
+
+
+def _refuse_old_format(env: dict[str, str], table: dict[str, Any]) -> None:
+    if old := OLD_KEYS & set(table):
+        path = env.get(PREFIX + "CONFIG") or BASE_DIR / "config.toml"
+        raise ConfigError(
+            f"{path} is of poe-to-gpt or poe-openai-proxy (it has {', '.join(sorted(old))}): rename it, "
+            "to old.toml say, and take it over with `python manage.py importconfig old.toml`."
+        )
 
 
 def _reject_unknown_environment(env: dict[str, str]) -> None:
@@ -308,11 +334,17 @@ def _sentence(exc: ValidationError) -> str:
         section = path[0] if len(path) > 1 else ""
         names = known_keys().get(section, [])
         allowed = names if section else names + [name for name in known_keys() if name]
-        return f"unknown key {key}: allowed here are {', '.join(sorted(allowed))}."
+        value = "" if secret_like(key) or isinstance(error["input"], dict) else f" = {error['input']!r}"
+        return f"unknown key {key}{value}: allowed here are {', '.join(sorted(allowed))}."
     # A whole section of the wrong type may be the secret itself: database = "postgresql://..."
     secret = "__".join(path) in SECRETS or key in ("secrets", "database")
     value = "(not shown)" if secret else re.sub(r"//[^/]*@", "//…@", repr(error["input"]))
     return f"bad value for {key}: {value}; it should be: {_allowed(path, error['msg'])}."
+
+
+def secret_like(key: str) -> bool:
+    """Whether a mistyped key may hold what nobody should read in a log."""
+    return bool(re.search("key|secret|token|password|url|proxy", key, re.IGNORECASE))
 
 
 def _allowed(path: list[str], message: str) -> str:

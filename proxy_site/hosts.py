@@ -7,6 +7,7 @@ without a setting. API routes accept any Host: they read no cookie.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 from functools import cache
@@ -14,7 +15,14 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBadRequest
+
+log = logging.getLogger(__name__)
+UNKNOWN = (
+    "This site does not know the name by which you opened it.\n"
+    "If it is yours: set server.public_url in config.toml to the address that people open, and restart.\n"
+    "如果这是你的站点：请将 config.toml 中的 server.public_url 设为大家访问的地址，然后重启。\n"
+)
 
 
 @cache
@@ -40,12 +48,11 @@ def allowed_hosts(
     def middleware(request: HttpRequest) -> HttpResponse:
         try:
             allowed = is_allowed(request.get_host())
-        except ValueError:
+        except (ValueError, DisallowedHost):
             allowed = False
         if not allowed:
-            raise DisallowedHost(
-                f"Unknown host {request.get_host()!r}: set server.public_url to the address that people open."
-            )
+            log.warning("refused a page for the unknown host %r", request.META.get("HTTP_HOST", "")[:200])
+            return HttpResponseBadRequest(UNKNOWN, content_type="text/plain; charset=utf-8")
         return get_response(request)
 
     return middleware

@@ -10,7 +10,6 @@ import asyncio
 import io
 import ipaddress
 import logging
-import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
 from relay.api.answers import error_response
-from relay.api.request import ApiRequest
+from relay.api.request import ApiRequest, new_request_id
 from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
 from relay.pipeline import Relay
 
@@ -33,7 +32,7 @@ Send = Callable[[dict[str, Any]], Any]
 
 EXPOSED = "x-request-id, request-id, retry-after, x-poe-relay-ignored, x-poe-relay-model"
 CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
-METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
+METHODS = b"GET, HEAD, POST, OPTIONS"
 
 
 class LeanHandler:
@@ -46,7 +45,7 @@ class LeanHandler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = new_request_id()
         headers = [*CORS, (b"x-request-id", request_id.encode())]
         if scope["method"] == "OPTIONS":
             await send({"type": "http.response.start", "status": 204, "headers": headers + _preflight(scope)})
@@ -104,7 +103,9 @@ class LeanHandler:
     async def _answer(self, scope: Scope, body: bytes, request_id: str) -> HttpResponseBase:
         """A response in the API's own words, whatever happens."""
         try:
-            request = ApiRequest(scope, io.BytesIO(body))
+            # HEAD is GET whose body is not sent.
+            as_asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            request = ApiRequest(as_asked, io.BytesIO(body))
             request._body = body
             request.relay, request.request_id = self._relay, request_id
             request.address = client_address(scope, self._trusted)
@@ -121,7 +122,11 @@ class LeanHandler:
             log.exception("request %s failed", request_id, exc_info=exc)
             return error_response(RelayError("The relay failed on this request."))
         if response.status_code == 405:
-            return error_response(MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}."))
+            refused = error_response(
+                MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}.")
+            )
+            refused["Allow"] = response["Allow"]
+            return refused
         return response
 
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any
 
 from daphne.http_protocol import HTTPFactory, WebRequest
@@ -23,8 +24,11 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.web import http
 from zope.interface import implementer
 
+from proxy_site.lean import CORS
 from relay.api.answers import error_response
-from relay.errors import PayloadTooLarge
+from relay.api.request import new_request_id
+from relay.api.urls import is_api
+from relay.errors import BadRequest, PayloadTooLarge, RelayError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,15 @@ http._parseContentType = lru_cache(maxsize=256)(http._parseContentType)
 
 DRAIN_POLL_SECONDS = 0.05
 INTERRUPT_SECONDS = 2.0
+# A reader that reads nothing for so long is cut: its request holds a connection to Poe.
+STUCK_SECONDS = 30.0
+# How long the rest of a refused body is still read, and thrown away: a client that is still writing must see the answer.
+LINGER_SECONDS = 1.0
+ONCE = (b"host", b"authorization", b"content-type")
+# Twisted lacks the newer ones, such as 429.
+http.RESPONSES.update(
+    {status.value: status.phrase.encode() for status in HTTPStatus if status not in http.RESPONSES}
+)
 
 
 @implementer(IPushProducer)
@@ -91,20 +104,32 @@ class HardenedRequest(WebRequest):
         super().handleContentChunk(data)
 
     def _refuse_body(self) -> None:
-        """Answer 413 at once and hang up: the rest of the body is not read."""
-        self._refused = True
         megabytes = self.server.max_body_bytes // 1_000_000
-        body = error_response(PayloadTooLarge(f"The body is larger than {megabytes} MB.")).content
-        head = (
-            "HTTP/1.1 413 Payload Too Large\r\nContent-Type: application/json\r\nAccess-Control-Allow-Origin: *\r\n"
-            f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        self.channel.transport.write(head.encode() + body)
-        self.channel.loseConnection()
+        self._refuse(PayloadTooLarge(f"The body is larger than {megabytes} MB."))
+
+    def _refuse(self, exc: RelayError) -> None:
+        """Answer before any application runs, and hang up. Nothing more of this connection is kept."""
+        self._refused = True
+        channel = self.channel
+        channel.transport.write(bare_refusal(exc))
+        reactor.callLater(LINGER_SECONDS, channel.loseConnection)
+
+    def _why_not(self) -> RelayError | None:
+        headers = self.requestHeaders
+        for name in ONCE:
+            if len(headers.getRawHeaders(name) or ()) > 1:
+                return BadRequest(
+                    f"The header {name.decode()} was sent more than once.", code="duplicate_header"
+                )
+        if headers.hasHeader(b"upgrade") and is_api(self.path.decode("ascii", "replace")):
+            return BadRequest("This route does not speak WebSocket.", code="unsupported_upgrade")
+        return None
 
     def process(self) -> Any:
         if self._refused:
             return None
+        if (refused := self._why_not()) is not None:
+            return self._refuse(refused)
         # Only Daphne's own command line may set it; a client that sends it would choose the site's root path.
         self.requestHeaders.removeHeader(b"daphne-root-path")
         return super().process()
@@ -115,6 +140,16 @@ class HardenedRequest(WebRequest):
         elif self.channel is not None:
             # The client must see that this is no proper end.
             self.channel.transport.abortConnection()
+
+
+def bare_refusal(exc: RelayError) -> bytes:
+    """The whole answer as it goes over the wire, in the API's own words."""
+    response = error_response(exc)
+    headers = [*CORS, (b"x-request-id", new_request_id().encode()), (b"content-type", b"application/json")]
+    headers += [(b"connection", b"close"), (b"content-length", b"%d" % len(response.content))]
+    lines = [b"HTTP/1.1 %d %s" % (exc.status, http.RESPONSES[exc.status])]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + response.content
 
 
 class HardenedFactory(HTTPFactory):
@@ -182,8 +217,14 @@ class RelayServer(Server):
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         await super().handle_reply(protocol, message)
         can_write = getattr(protocol, "can_write", None)
-        if can_write is not None and not can_write.is_set():
-            await can_write.wait()
+        if can_write is None or can_write.is_set():
+            return
+        try:
+            await asyncio.wait_for(can_write.wait(), STUCK_SECONDS)
+        except TimeoutError:
+            if protocol.channel is not None:
+                protocol.channel.transport.abortConnection()
+            raise ConnectionAbortedError("the client stopped reading") from None
 
     def application_checker(self) -> None:
         try:

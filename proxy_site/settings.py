@@ -119,7 +119,6 @@ if CONFIG.database_url.startswith("sqlite"):
     # unfold looks for PostgreSQL's form fields and does without them; looking loads psycopg (9 MB).
     sys.modules.setdefault("django.contrib.postgres.fields", None)  # type: ignore[arg-type]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-CHANNEL_LAYERS: dict[str, Any] = {}
 
 AUTH_USER_MODEL = "accounts.User"
 LOGIN_URL = reverse_lazy("portal:home")

@@ -153,7 +153,14 @@ class PoeKeyAdmin(ModelAdmin):
     readonly_fields = ("ends_with",)
     fieldsets = (
         (None, {"fields": ("name", "account", "new_secret", "ends_with", "enabled")}),
-        (_("Choice"), {"fields": (("priority", "weight"), ("requests_per_minute", "requests_in_flight"))}),
+        (_("Choice"), {"fields": (("priority", "weight"),)}),
+        (
+            _("Limits"),
+            {
+                "fields": (("requests_per_minute", "requests_in_flight"),),
+                "description": _("Stored and shown; this version does not hold them yet."),
+            },
+        ),
         (_("Network"), {"fields": ("proxy",)}),
     )
 

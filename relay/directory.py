@@ -33,6 +33,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Notes older than this many versions are dropped; a process that is further behind reads everything again.
 KEPT_CHANGES = 10_000
+DROP_EVERY = 1_000
 # SQLite takes at most 250,000 parameters, PostgreSQL 65,535: more changed rows than this are read as "all".
 MANY_ROWS = 5_000
 UNKNOWN_TOKEN = "Incorrect access token. Ask your administrator for one."  # noqa: S105  (a message)
@@ -88,7 +89,7 @@ class KeyEntry:
     enabled: bool
     priority: int
     weight: int
-    proxy: str
+    proxy: str = field(repr=False)
     secret: str = field(repr=False)
 
 
@@ -353,6 +354,8 @@ def read_changes(known: int) -> Changes | None:
         return Changes(
             version, {kind: dict(load(None)) for kind, load in LOADERS.items()}, frozenset(LOADERS)
         )
+    if version // DROP_EVERY != known // DROP_EVERY:
+        _drop_old_changes(version)
     entries: dict[str, dict[int, Any]] = {}
     whole = set()
     for kind, ids in rows.items():

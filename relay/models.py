@@ -99,6 +99,13 @@ class PoeAccount(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        """Bot names and upload routes are appended to these."""
+        for name in ("base_url", "upload_url"):
+            address = getattr(self, name).rstrip("/")
+            setattr(self, name, f"{address}/" if address else "")
+        self.api_url = self.api_url.rstrip("/")
+
 
 class PoeKey(models.Model):
     """A credential of a Poe account. The secret is encrypted and never shown again."""
@@ -256,6 +263,9 @@ class BotMapping(models.Model):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
+        # Fields that were cleared in a form.
+        self.parameters = self.parameters or {}
+        self.fallback_models = self.fallback_models or []
         self.model = self.model.strip()
         self.bot = self.bot.strip()
         if not self.model or not self.bot:

@@ -16,7 +16,15 @@ from types import TracebackType
 from proxy_site.config import Config
 from relay import counting, mappings, pool, prompting
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
-from relay.errors import NoKeyAvailable, RelayError, Unavailable, UnknownModel, UpstreamError
+from relay.errors import (
+    NoKeyAvailable,
+    RelayError,
+    Unavailable,
+    UnknownModel,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnknownBot,
+)
 from relay.events import ChatRequest, Event, Finish, Reasoning, Text, ToolCall, Usage
 from relay.ledger import Admission, Ledger, Settlement, Stale
 from relay.ledger.opening import open_ledger
@@ -180,6 +188,8 @@ class Relay:
             stream = self.poe.stream(prompt, bot=mapping.bot, key=self._credential(key, account))
             try:
                 return await answer.begin(stream, mapping, key, fallback)
+            except (UpstreamUnknownBot, UpstreamTimeout):
+                raise  # another key asks the same bot, and waits as long
             except UpstreamError as exc:
                 log.warning("request %s: Poe key %r: %s", answer.admission.request_id, key.name, exc.code)
                 failure = exc
@@ -211,7 +221,7 @@ def _admission(
         user_name=caller.user_name,
         team_id=caller.team_id,
         team_name=caller.team_name,
-        model=chat.model[:200],
+        model=chat.model,
         bot=mapping.bot,
         wire=asking.wire,
         streamed=chat.stream,
@@ -243,23 +253,29 @@ class Answer:
         self._stream: AsyncGenerator[list[Event], None] | None = None
         self._first: list[Event] | None = None
         self._finish: Finish | None = None
+        self._has_ended = False
         self._settled = False
 
     async def begin(
         self, stream: AsyncGenerator[list[Event], None], mapping: Mapping, key: KeyEntry, fallback: str | None
     ) -> None:
-        """Await the first events of this stream; on failure another stream may be begun."""
+        """Await the first events of this stream; on failure another stream may be begun.
+
+        Where the client is sent nothing before the end, a heartbeat is no event. A streamed answer begins with it: after
+        so long a silence a true status later is worth less than a connection that no proxy cuts.
+        """
         self._stream, self._key, self.bot = stream, key, mapping.bot
         self._transcript = Transcript(mapping.replace_policy)
         self.fallback_model = fallback
         try:
             self._first = await anext(stream)
+            while not self._first and not self.admission.streamed:
+                self._first = await anext(stream)
         except StopAsyncIteration:
-            self._first = []
+            self._first, self._has_ended = [], True
         except BaseException:
             await self._close_stream()
             raise
-        self._first_byte_ms = self._elapsed()
 
     def __aiter__(self) -> AsyncIterator[list[Event]]:
         return self._events()
@@ -269,9 +285,9 @@ class Answer:
         assert self._stream is not None and self._first is not None
         try:
             said = self._take(self._first)
-            if said or not self._first:
+            if said or not (self._first or self._has_ended):
                 yield said
-            while not self._meter.is_full:
+            while not self._meter.is_full and not self._has_ended:
                 try:
                     batch = await anext(self._stream)
                 except StopAsyncIteration:
@@ -289,6 +305,8 @@ class Answer:
 
     def _take(self, batch: list[Event]) -> list[Event]:
         """What of this is new to the client. A Finish is kept back: it is said last, once the upstream has ended."""
+        if batch and self._first_byte_ms is None:
+            self._first_byte_ms = self._elapsed()
         heard: list[Event] = []
         for event in batch:
             if isinstance(event, Finish):
@@ -339,7 +357,8 @@ class Answer:
                 outcome=outcome,
                 error_code=error_code[:50],
                 finish_reason=self._finish.reason if self._finish else "",
-                completion_tokens=self.usage.completion_tokens or self._meter.counted(),
+                # Counted in the ledger's thread when nobody has counted yet: a long text would hold up the loop.
+                completion_tokens=self.usage.completion_tokens or self._meter.counted,
                 bot=self.bot,
                 key_id=self._key.id if self._key else self.admission.key_id,
                 key_name=self._key.name if self._key else self.admission.key_name,

@@ -1,7 +1,7 @@
 """Encrypts stored Poe keys; with the upstreams the only code that sees a plain one.
 
-AES-256-GCM. The stored text is `v1.` and the URL-safe base64 of a 12-byte nonce and the ciphertext; what the secret
-belongs to is authenticated with it, so that a row copied over another one does not open.
+AES-256-GCM. The stored text is `v1.` and the URL-safe base64 of a 12-byte nonce and the ciphertext; what the secret is
+for is authenticated with it, so that a secret of one kind does not open as another kind.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
@@ -86,13 +85,13 @@ def test_a_page_opens(host: str) -> None:
 
 @pytest.mark.parametrize("host", [*REFUSED, *MALFORMED])
 def test_a_page_does_not_open(host: str) -> None:
-    with pytest.raises(DisallowedHost):
-        answer(host)
+    assert answer(host).status_code == 400
 
 
-def test_the_refusal_names_the_host_and_the_setting() -> None:
-    with pytest.raises(DisallowedHost, match=r"'evil\.example'.*server\.public_url"):
-        answer("evil.example")
+def test_the_refusal_names_the_setting() -> None:
+    text = answer("evil.example").content.decode()
+
+    assert "server.public_url" in text and "evil" not in text
 
 
 def test_another_header_does_not_stand_in() -> None:
@@ -101,5 +100,4 @@ def test_another_header_does_not_stand_in() -> None:
     def page(request: HttpRequest) -> HttpResponse:
         raise AssertionError("opened")
 
-    with pytest.raises(DisallowedHost):
-        hosts.allowed_hosts(page)(request)
+    assert hosts.allowed_hosts(page)(request).status_code == 400

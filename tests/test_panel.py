@@ -146,6 +146,43 @@ def test_one_action_removes_the_demo_and_nothing_else(root: Client) -> None:
     assert [mapping.model for mapping in BotMapping.objects.all()] == ["gpt-4o"]
 
 
+def test_fields_that_were_cleared_mean_nothing_not_an_error(root: Client, cast: Cast) -> None:
+    mapping = people.mapping("gpt-4o", "GPT-4o", parameters={"a": 1}, fallback_models=["x"])
+    form = {
+        "model": "gpt-4o",
+        "bot": "GPT-4o",
+        "parameters": "",
+        "fallback_models": "",
+        "replace_policy": "reasoning",
+        "simulate_roles": "off",
+    }
+    token = {"name": "n", "owner": cast.bob.user.pk, "allowed_models": "", "allowed_networks": ""}
+
+    changed = root.post(reverse("admin:relay_botmapping_change", args=[mapping.pk]), form)
+    issued = root.post(reverse("admin:accounts_accesstoken_add"), token)
+
+    assert (changed.status_code, issued.status_code) == (302, 200)
+    mapping.refresh_from_db()
+    assert (mapping.parameters, mapping.fallback_models) == ({}, [])
+    assert AccessToken.objects.get(name="n").allowed_models == []
+
+
+def test_an_account_address_gets_the_slash_that_bots_are_appended_to(root: Client) -> None:
+    form = {
+        "name": "mine",
+        "requests_per_minute": 500,
+        "base_url": "http://127.0.0.1:1/bot",
+        "upload_url": "http://127.0.0.1:1/u/",
+        "api_url": "http://127.0.0.1:1/",
+    }
+
+    assert root.post(reverse("admin:relay_poeaccount_add"), form).status_code == 302
+
+    account = PoeAccount.objects.get()
+    assert (account.base_url, account.upload_url) == ("http://127.0.0.1:1/bot/", "http://127.0.0.1:1/u/")
+    assert account.api_url == "http://127.0.0.1:1"
+
+
 # Signing in, wherever the site is opened.
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from relay.management.commands.serve import address_of
 from tests.conftest import ROOT
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -200,6 +201,38 @@ def test_trouble_is_one_sentence(start: Start, trouble: str, command: str) -> No
     assert process.returncode not in (0, None) and process.returncode > 0
     assert expected in said and "Traceback" not in said and "secretword" not in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_a_busy_demo_port_loses_no_secret(start: Start, tmp_path: Path) -> None:
+    port = str(free_port())
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        demo = str(busy.getsockname()[1])
+        refused = start("run", "--port", port, POE_RELAY_DEMO__PORT=demo)
+        said, _ = refused.communicate(timeout=20)
+    assert refused.returncode == 1 and f"port {demo} is in use" in said and "POE_RELAY_DEMO__PORT" in said
+    assert len(said.strip().splitlines()) == 1
+
+    again = start("run", "--port", port, POE_RELAY_DEMO__PORT=demo)
+    assert "Password" in said_until(again, "with the access token into")
+    stop(again)
+
+
+def test_a_config_of_the_old_programs_says_how_to_take_it_over(start: Start, tmp_path: Path) -> None:
+    old = tmp_path / "config.toml"
+    old.write_text('port = 3700\ntokens = ["a-secret-token"]\n[bot]\n"gpt-4" = "GPT-4"\n')
+    process = start("run", POE_RELAY_CONFIG=str(old))
+    said, _ = process.communicate(timeout=20)
+
+    assert process.returncode == 1 and "importconfig" in said and "a-secret-token" not in said
+    assert len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("127.0.0.1", "http://127.0.0.1:1"), ("0.0.0.0", "http://127.0.0.1:1"), ("::1", "http://[::1]:1")],  # noqa: S104
+)
+def test_the_printed_address_opens(host: str, address: str) -> None:
+    assert address_of(host, 1) == address
 
 
 def test_serve_without_a_prepared_database_says_what_to_run(start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
@@ -17,6 +18,7 @@ import httpx2
 import pytest
 from django.core.management import call_command
 
+from relay.management.commands.serve import prepare_for_daphne
 from relay.models import UsageRecord
 from tests import cast as people
 from tests.cast import Cast
@@ -79,10 +81,69 @@ def test_a_body_over_the_limit_is_refused_while_it_arrives(serve: Callable[..., 
                     answer += part
             except ConnectionResetError:
                 pass
-        if answer:
-            assert answer.startswith(b"HTTP/1.1 413 ") and b'"code":"request_too_large"' in answer
+        assert answer.startswith(b"HTTP/1.1 413 ") and b'"code":"request_too_large"' in answer
+        assert b"x-request-id: req_" in answer and b"access-control-allow-origin: *" in answer
     assert memory_mb(served) - before < 8
     assert httpx2.get(f"{served.url}/healthz").text == "ok"
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "code"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n", b"400", b"unsupported_upgrade"),
+        (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\n", b"400", b"duplicate_header"),
+        (
+            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n",
+            b"400",
+            b"duplicate_header",
+        ),
+        (b"HEAD /v1/models HTTP/1.1\r\nHost: x\r\n", b"401", b""),
+    ],
+)
+def test_odd_requests_are_refused_in_the_apis_words(
+    served_once: Served, lines: bytes, status: bytes, code: bytes
+) -> None:
+    with connect(served_once) as client:
+        client.sendall(lines + b"Connection: close\r\n\r\n")
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+
+    assert answer.startswith(b"HTTP/1.1 " + status) and code in answer
+    assert not lines.startswith(b"HEAD") or answer.endswith(b"\r\n\r\n")
+
+
+@pytest.fixture
+def served_once(serve: Callable[..., Served], cast: Cast) -> Served:
+    return serve()
+
+
+def test_a_reader_that_stays_stuck_is_cut(cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline itself, without half a minute of waiting: the server class with a request that cannot write."""
+    prepare_for_daphne()
+    from proxy_site import server
+
+    class Stuck:
+        can_write = asyncio.Event()
+        aborted = False
+
+        class channel:  # noqa: N801
+            class transport:  # noqa: N801
+                @staticmethod
+                def abortConnection() -> None:  # noqa: N802
+                    Stuck.aborted = True
+
+        def handle_reply(self, message: object) -> None: ...
+
+    monkeypatch.setattr(server, "STUCK_SECONDS", 0.05)
+    protocol = Stuck()
+    shell = server.RelayServer.__new__(server.RelayServer)
+    shell.connections = {protocol: {}}
+
+    with pytest.raises(ConnectionAbortedError):
+        asyncio.run(shell.handle_reply(protocol, {"type": "http.response.body"}))
+
+    assert Stuck.aborted
 
 
 def test_a_reader_that_reads_nothing_costs_no_memory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIRequest
@@ -20,6 +21,10 @@ class ApiRequest(ASGIRequest):
 
 def asking(request: ApiRequest, wire: str) -> Asking:
     return Asking(credential(request), request.address, request.request_id, wire)
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 def credential(request: ApiRequest) -> str:

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -26,6 +27,8 @@ PROCESS = f"{socket.gethostname()[:30]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 # A token's last use is written at most this often by a process, in seconds.
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.2, 5.0
+# Settlements that piled up while the database was down are written in transactions of this many.
+MOST_AT_ONCE = 500
 
 
 class Stale(Exception):
@@ -62,13 +65,16 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a request ended: `outcome` is done, failed or disconnected. Times in milliseconds."""
+    """How a request ended: `outcome` is done, failed or disconnected. Times in milliseconds.
+
+    `completion_tokens` may be a function, which the ledger's thread calls.
+    """
 
     id: uuid.UUID
     outcome: str
     error_code: str
     finish_reason: str
-    completion_tokens: int
+    completion_tokens: int | Callable[[], int]
     bot: str
     key_id: int
     key_name: str
@@ -192,7 +198,8 @@ class Ledger:
             return items
 
     def _write(self, waiting: list[_Waiting]) -> None:
-        settlements = self._unsettled if time.monotonic() >= self._retry_at else []
+        due = time.monotonic() >= self._retry_at
+        settlements = self._unsettled[:MOST_AT_ONCE] if due else []
         if not waiting and not settlements:
             return
         batch = Batch([each.admission for each in waiting], list(settlements), self._used(waiting))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields
+from dataclasses import fields
 
 from relay.ledger import Admission, Settlement
 
@@ -37,5 +37,5 @@ def record_values(admission: Admission) -> tuple[object, ...]:
 
 
 def settlement_values(settlement: Settlement) -> tuple[object, ...]:
-    first, *rest = astuple(settlement)
-    return (*rest, first)
+    values = [getattr(settlement, each.name) for each in fields(Settlement) if each.name != "id"]
+    return (*(value() if callable(value) else value for value in values), settlement.id)

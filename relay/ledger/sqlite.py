@@ -22,7 +22,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             version = self._write(connection, batch)
             connection.execute("COMMIT")
-        except sqlite3.Error as exc:
+        except BaseException as exc:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if isinstance(exc, (sqlite3.DataError, sqlite3.IntegrityError)):

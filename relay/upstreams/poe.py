@@ -63,7 +63,8 @@ class Poe:
         self._open: set[aiohttp.ClientResponse] = set()
 
     async def stream(self, chat: ChatRequest, *, bot: str, key: Key) -> AsyncGenerator[list[Event], None]:
-        """Yields what arrived together as one list, and an empty one after `heartbeat` seconds of silence.
+        """Yields what arrived together as one list, and an empty one after `heartbeat` seconds of silence,
+        be it before Poe's status or after.
 
         Raises UpstreamError or UserError. Closing it, or cancelling who waits for it, closes the connection.
         """
@@ -71,11 +72,15 @@ class Poe:
         with poe_errors.failures_told():
             _check_secret(key)
             session = self._session(key.proxy)
-            async with asyncio.timeout_at(total_at):
-                uploads = await self._upload_all(session, chat, key)
-            response, first_at = await self._ask(
-                session, poe_protocol.query(chat, uploads), bot, key, total_at
-            )
+            opening = asyncio.create_task(self._begin(session, chat, bot, key, total_at))
+            try:
+                while not (await asyncio.wait((opening,), timeout=self._deadlines.heartbeat))[0]:
+                    yield []
+            except BaseException:
+                opening.cancel()
+                opening.add_done_callback(_close_unread)
+                raise
+            response, first_at = opening.result()
             self._open.add(response)
             answer = Answer(
                 response, SSEReader(self._max_event_bytes), self._deadlines, first_at, total_at, key.secret
@@ -84,6 +89,8 @@ class Poe:
                 await _refuse_all_but_events(response, key.secret)
                 while (said := await answer.read()) is not None:
                     yield said
+                if not answer.has_begun:
+                    raise UpstreamBroken("the bot's answer ended before it began")
             finally:
                 answer.stop()
                 self._leave(response, is_complete=answer.is_complete)
@@ -98,7 +105,7 @@ class Poe:
             await session.close()
 
     def _leave(self, response: aiohttp.ClientResponse, *, is_complete: bool) -> None:
-        """Closes the connection, unless its body has ended or, after `done`, ends within a second.
+        """Closes the connection, unless the bot said `done` and the body ends within a second.
 
         When the end arrives, aiohttp puts the connection back into its pool, whether anybody reads or not.
         """
@@ -122,6 +129,13 @@ class Poe:
         if session is None:
             session = self._sessions[proxy] = _new_session(proxy, self._deadlines)
         return session
+
+    async def _begin(
+        self, session: aiohttp.ClientSession, chat: ChatRequest, bot: str, key: Key, total_at: float
+    ) -> tuple[aiohttp.ClientResponse, float]:
+        async with asyncio.timeout_at(total_at):
+            uploads = await self._upload_all(session, chat, key)
+        return await self._ask(session, poe_protocol.query(chat, uploads), bot, key, total_at)
 
     async def _ask(
         self, session: aiohttp.ClientSession, body: bytes, bot: str, key: Key, total_at: float
@@ -181,6 +195,12 @@ class Poe:
             return _uploaded.decode(body)
         except (ValueError, RecursionError):
             raise UpstreamBroken("Poe answered an upload with something that nobody can read") from None
+
+
+def _close_unread(opening: asyncio.Task[tuple[aiohttp.ClientResponse, float]]) -> None:
+    """The caller left in the very moment in which the bot answered."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].close()
 
 
 async def _refuse_all_but_events(response: aiohttp.ClientResponse, secret: str) -> None:

@@ -95,6 +95,11 @@ class Answer:
         return None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything but pings was said."""
+        return self._begun or self._ended
+
+    @property
     def is_complete(self) -> bool:
         return self._ended
 

@@ -137,6 +137,7 @@ IGNORED = frozenset(
 SILENT = frozenset({"metadata", "n", "store", "stream", "stream_options", "user"})
 KNOWN = SILENT | frozenset(ChatBody.__struct_fields__)
 MAX_MESSAGES = 2000
+MAX_MODEL_LENGTH = 200
 MAX_DEPTH = 64
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -152,6 +153,8 @@ def parse(raw: bytes) -> ChatRequest:
         raise _invalid(str(exc)) from None
     if not chat.model.strip():
         raise BadRequest("`model` is empty.", param="model")
+    if len(chat.model.strip()) > MAX_MODEL_LENGTH:
+        raise BadRequest(f"`model` is longer than {MAX_MODEL_LENGTH} characters.", param="model")
     if not chat.messages:
         raise BadRequest("`messages` is empty: send at least one.", param="messages")
     if len(chat.messages) > MAX_MESSAGES:

@@ -105,6 +105,14 @@ REFUSED: list[tuple[str, str, Any, int, str, str | None]] = [
         "model_not_found",
         "model",
     ),
+    (
+        "POST",
+        "/v1/chat/completions",
+        {"model": "m" * 201, "messages": [MESSAGE]},
+        400,
+        "invalid_value",
+        "model",
+    ),
     ("GET", "/v1/nothing", None, 404, "unknown_route", None),
     ("GET", "/v1/", None, 404, "unknown_route", None),
     ("GET", "/v1/chat/completions", None, 405, "method_not_allowed", None),
@@ -128,6 +136,7 @@ async def test_refusals_are_openai_errors_and_cost_nothing(
     assert (error["code"], error["param"], error["type"]) == (code, param, "invalid_request_error")
     assert response.headers["access-control-allow-origin"] == "*"
     assert response.headers["x-request-id"].startswith("req_")
+    assert status != 405 or response.headers["allow"]
     assert not await in_database(UsageRecord.objects.exists)
 
 

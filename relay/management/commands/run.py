@@ -10,10 +10,13 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
 
+from accounts.management.refusals import first_line, lacks_migrations
+from accounts.models import User
 from relay.checks import plain_http_warning
-from relay.management.commands.serve import listen, serve
+from relay.management.commands.serve import address_of, listen, serve
 from relay.management.commands.setup import FirstSetup, prepare
 from relay.models import PoeAccount
 
@@ -32,23 +35,30 @@ class Command(BaseCommand):
         listening = listen(host, port)
         if warning := plain_http_warning(host, settings.CONFIG.public_url):
             self.stderr.write(warning)
+        # Before anything is made: what stops the start later must not lose the secrets of a first setup.
+        refuse_busy_demo_port()
         first = prepare(demo=True)
         has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
         demo = _start_demo() if has_demo else None
-        address = f"http://{host if host not in ('0.0.0.0', '::') else '127.0.0.1'}:{port}"
+        address = settings.CONFIG.server.public_url or address_of(host, port)
         try:
             serve(listening, lambda: self._ready(address, first, demo))
         finally:
             if demo is not None:
-                demo.terminate()
-                demo.wait(5)
+                demo.kill()
+                demo.wait()
+            if first is not None and not self._has_said:
+                self._say(address, first, demo)
 
     def _ready(self, address: str, first: FirstSetup | None, demo: subprocess.Popen[bytes] | None) -> None:
         if demo is not None and not _accepts(demo):
             self.stderr.write("The demo Poe server did not start: `manage.py demopoe` says why.")
         self._say(address, first, demo)
 
+    _has_said = False
+
     def _say(self, address: str, first: FirstSetup | None, demo: subprocess.Popen[bytes] | None) -> None:
+        self._has_said = True
         say = self.stdout.write
         say(f"\npoe-relay is running on {address}  (Ctrl-C stops it)\n")
         say(f"  Panel         {address}/admin/")
@@ -70,10 +80,29 @@ class Command(BaseCommand):
         say(f"and put {address}/v1 with the access token into Chatbox, LobeChat or any OpenAI client.\n")
 
 
+def refuse_busy_demo_port() -> None:
+    port = settings.CONFIG.demo.port
+    try:
+        accounts = PoeAccount.objects.filter(is_demo=True)
+        wanted = (
+            lacks_migrations() or accounts.exists() or not User.objects.filter(is_superuser=True).exists()
+        )
+    except DatabaseError as exc:
+        raise CommandError(f"the database cannot be used: {first_line(exc)}.") from None
+    if not wanted:
+        return
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        raise CommandError(
+            f"port {port} is in use, which the demo Poe server needs: stop what listens there "
+            f"(`ss -ltnp sport = :{port}`) or set demo.port (POE_RELAY_DEMO__PORT) to another."
+        ) from None
+
+
 def _start_demo() -> subprocess.Popen[bytes]:
     """The demo server as a child of this process; it starts while the relay does."""
     port = settings.CONFIG.demo.port
-    listen("127.0.0.1", port).close()
     manage = str(settings.BASE_DIR / "manage.py")
     command = [sys.executable, manage, "demopoe", "--port", str(port), "--with-parent"]
     # A session of its own: Ctrl-C reaches this process alone, which stops the child when it is done with it.

@@ -57,6 +57,12 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
+def address_of(host: str, port: int) -> str:
+    """What to open in a browser on this machine."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{here}:{port}"
+
+
 def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until a signal; returns after the last request is settled."""
     prepare_for_daphne()
@@ -90,5 +96,5 @@ class Command(BaseCommand):
         connection.close()
         if warning := plain_http_warning(host, settings.CONFIG.public_url):
             self.stderr.write(warning)
-        shown = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
+        shown = address_of(host, listening.getsockname()[1])
         serve(listening, lambda: self.stdout.write(f"poe-relay listens on {shown}"))
