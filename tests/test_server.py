@@ -51,6 +51,7 @@ def test_pages_and_health_are_served(serve: Callable[..., Served], cast: Cast, s
     call_command("collectstatic", interactive=False, verbosity=0)
     served = serve()
 
+    assert memory_mb(served) < 150
     assert httpx2.get(f"{served.url}/healthz").text == "ok"
     home = httpx2.get(f"{served.url}/")
     assert home.status_code == 200 and home.headers["x-frame-options"] == "DENY"
@@ -60,7 +61,6 @@ def test_pages_and_health_are_served(serve: Callable[..., Served], cast: Cast, s
         style is not None and "immutable" in httpx2.get(served.url + style.group()).headers["cache-control"]
     )
     assert httpx2.get(f"{served.url}/nothing").status_code == 404
-    assert memory_mb(served) < 150
 
 
 def test_a_body_over_the_limit_is_refused_while_it_arrives(serve: Callable[..., Served], cast: Cast) -> None:
