@@ -131,7 +131,6 @@ class Ledger:
         self._store = store
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._unsettled: list[Settlement] = []
-        self._abandoned: set[uuid.UUID] = set()
         self._last_used: dict[int, float] = {}
         self._retry_at = 0.0
         self._retry_after = RETRY_FIRST

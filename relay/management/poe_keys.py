@@ -12,6 +12,6 @@ def by_secret() -> dict[str, PoeKey]:
     for key in PoeKey.objects.select_related("account").order_by("pk"):
         try:
             found.setdefault(vault.unseal(key.secret), key)
-        except (vault.VaultError, ValueError):
+        except vault.VaultError:
             continue
     return found
