@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from relay import counting
 from relay.events import Attachment, Event, Reasoning, Replace, Text, ToolCall
-from relay.pipeline import OutputMeter
+from relay.output_meter import OutputMeter
 
 SCRAPS = [
     *(
