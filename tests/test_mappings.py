@@ -10,24 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import mappings
-from relay.directory import Caller, Changes, Directory, Mapping, matches, wildcard
+from relay.directory import Caller, Changes, Directory, matches, wildcard
 from relay.errors import UnknownModel
-
-PHYSICS, CHEMISTRY = 1, 2
+from tests import entries
+from tests.entries import CHEMISTRY, PHYSICS
 
 
 def caller(team_id: int = PHYSICS, *allowed_models: str, is_superuser: bool = False) -> Caller:
-    return Caller(
-        version=1,
-        token_id=1,
-        token_prefix="sk-poe-abcdef",
-        user_id=1,
-        user_name="bob",
-        team_id=team_id,
-        team_name="Physics",
-        is_superuser=is_superuser,
-        allowed_models=allowed_models,
-    )
+    return entries.caller(team_id=team_id, is_superuser=is_superuser, allowed_models=allowed_models)
 
 
 class Book:
@@ -37,25 +27,11 @@ class Book:
         self.directory = Directory()
 
     def write(self, *rows: tuple[str, str] | tuple[str, str, dict[str, Any]]) -> None:
-        entries = {}
-        for id, (model, bot, *fields) in enumerate(rows, 1):
-            found: dict[str, Any] = {
-                "id": id,
-                "model": model,
-                "bot": bot,
-                "enabled": True,
-                "hidden": False,
-                "account_id": None,
-                "team_ids": frozenset(),
-                "parameters": {},
-                "fallback_models": (),
-                "replace_policy": "reasoning",
-                "simulate_roles": "off",
-                "default_output_tokens": None,
-                "created": 0,
-            }
-            entries[id] = Mapping(**found | (fields[0] if fields else {}))
-        self.directory._apply(Changes(1, {"mappings": entries}, frozenset({"mappings"})))
+        found = {
+            id: entries.mapping(id=id, model=model, bot=bot, **(fields[0] if fields else {}))
+            for id, (model, bot, *fields) in enumerate(rows, 1)
+        }
+        self.directory._apply(Changes(1, {"mappings": found}, frozenset({"mappings"})))
 
     def bot(self, model: str, who: Caller | None = None) -> str | None:
         try:

@@ -11,45 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay import pool
-from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
+from relay.directory import AccountEntry, Directory, KeyEntry, Mapping
 from relay.errors import NoKeyAvailable
 from relay.events import ChatRequest, FilePart, Message, TextPart
-
-PHYSICS, CHEMISTRY = 1, 2
-
-
-def mapping(**fields: Any) -> Mapping:
-    found: dict[str, Any] = {
-        "id": 1,
-        "model": "gpt-4o",
-        "bot": "GPT-4o",
-        "enabled": True,
-        "hidden": False,
-        "account_id": None,
-        "team_ids": frozenset(),
-        "parameters": {},
-        "fallback_models": (),
-        "replace_policy": "reasoning",
-        "simulate_roles": "off",
-        "default_output_tokens": None,
-        "created": 0,
-    }
-    return Mapping(**found | fields)
-
-
-def caller(**fields: Any) -> Caller:
-    found: dict[str, Any] = {
-        "version": 1,
-        "token_id": 1,
-        "token_prefix": "sk-poe-abcdef",
-        "user_id": 1,
-        "user_name": "bob",
-        "team_id": PHYSICS,
-        "team_name": "Physics",
-        "is_superuser": False,
-        "allowed_models": (),
-    }
-    return Caller(**found | fields)
+from relay.limits import UNLIMITED
+from tests.entries import CHEMISTRY, PHYSICS, caller, mapping
 
 
 class Keys:
@@ -65,9 +31,11 @@ class Keys:
             table = account if name.startswith("account__") else key
             table[name.removeprefix("account__")] = value
         account["id"] = key["account_id"]
-        entry = AccountEntry(base_url="", upload_url="", **account)  # type: ignore[arg-type]
+        entry = AccountEntry(base_url="", upload_url="", limits=UNLIMITED, **account)  # type: ignore[arg-type]
         self.directory.accounts[entry.id] = entry
-        self.directory.keys[id] = KeyEntry(**{"proxy": "", "secret": "poe-secret", **key})  # type: ignore[arg-type]
+        self.directory.keys[id] = KeyEntry(
+            **{"proxy": "", "secret": "poe-secret", "limits": UNLIMITED, **key}
+        )  # type: ignore[arg-type]
 
     def order(self, conversation: bytes = b"c", of: Mapping | None = None, **who: Any) -> list[int]:
         found = pool.order(self.directory, of or mapping(), caller(**who), conversation)

@@ -23,6 +23,7 @@ MAPPING = Mapping(
     replace_policy="reasoning",
     simulate_roles="off",
     default_output_tokens=None,
+    rates=None,
     created=0,
 )
 PICTURE = FilePart("a.png", "image/png", data=b"ABC")
