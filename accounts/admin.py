@@ -33,7 +33,10 @@ LIMIT_FIELDS = (
 )
 LIMITS = (
     _("Limits"),
-    {"fields": LIMIT_FIELDS, "description": _("Stored and shown; this version does not hold them yet.")},
+    {
+        "fields": LIMIT_FIELDS,
+        "description": _("Those of the token, its owner and the team hold all at once: the tightest wins."),
+    },
 )
 
 
