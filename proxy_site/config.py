@@ -184,6 +184,7 @@ class Poe(Section):
 class Relay(Section):
     keep_alive_seconds: Seconds = 15
     default_output_tokens: Annotated[int, Field(ge=1)] = 4096
+    default_points: Annotated[int, Field(ge=1)] = 100
     tries: Annotated[int, Field(ge=1, le=20)] = 3
     token_overlap_hours: Annotated[float, Field(ge=0, le=8760)] = 24
 

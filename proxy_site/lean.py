@@ -30,7 +30,16 @@ Scope = dict[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
 
-EXPOSED = "x-request-id, request-id, retry-after, x-poe-relay-ignored, x-poe-relay-model"
+EXPOSED = ", ".join(
+    (
+        "x-request-id, request-id, retry-after, x-should-retry, x-poe-relay-ignored, x-poe-relay-model",
+        *(
+            f"x-ratelimit-{what}-{of}"
+            for what in ("limit", "remaining", "reset")
+            for of in ("requests", "tokens")
+        ),
+    )
+)
 CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
 METHODS = b"GET, HEAD, POST, OPTIONS"
 

@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
 from django.db import DatabaseError, InterfaceError, connection
@@ -24,6 +24,7 @@ from accounts import tokens
 from accounts.models import AccessToken, Team, User, token_digest
 from relay import vault
 from relay.errors import Forbidden, Unauthenticated, Unavailable
+from relay.limits import Limits, RateCard
 from relay.models import BotMapping, DirectoryChange, PoeAccount, PoeKey
 from relay.transcript import Policy
 
@@ -44,6 +45,8 @@ class TeamEntry:
     id: int
     name: str
     enabled: bool
+    time_zone: str
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class UserEntry:
     team_id: int
     enabled: bool
     is_superuser: bool
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class TokenEntry:
     expires_at: float | None
     allowed_models: tuple[str, ...]
     networks: tuple[Network, ...]
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class AccountEntry:
     is_demo: bool
     base_url: str
     upload_url: str
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class KeyEntry:
     enabled: bool
     priority: int
     weight: int
+    limits: Limits
     proxy: str = field(repr=False)
     secret: str = field(repr=False)
 
@@ -107,6 +114,8 @@ class Mapping:
     replace_policy: Policy
     simulate_roles: str
     default_output_tokens: int | None
+    # None: nobody knows what it costs.
+    rates: RateCard | None
     created: int
 
     @property
@@ -129,8 +138,11 @@ class Caller:
     user_name: str
     team_id: int
     team_name: str
+    time_zone: str
     is_superuser: bool
     allowed_models: tuple[str, ...]
+    # The token's, its owner's, the team's.
+    limits: tuple[Limits, Limits, Limits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +305,10 @@ class Directory:
             user_name=user.name,
             team_id=team.id,
             team_name=team.name,
+            time_zone=team.time_zone,
             is_superuser=user.is_superuser,
             allowed_models=token.allowed_models,
+            limits=(token.limits, user.limits, team.limits),
         )
 
     def find_exact(self, model: str) -> Mapping | None:
@@ -399,19 +413,24 @@ def _drop_old_changes(version: int) -> None:
 Loader = Callable[[set[int] | None], Iterable[tuple[int, Any]]]
 
 
+LIMITS = tuple(each.name for each in fields(Limits))
+
+
 def _rows(model: Any, ids: set[int] | None) -> Any:
     return model.objects.all() if ids is None else model.objects.filter(pk__in=ids)
 
 
 def _load_teams(ids: set[int] | None) -> Iterable[tuple[int, TeamEntry]]:
-    for row in _rows(Team, ids).values_list("id", "name", "enabled"):
-        yield row[0], TeamEntry(*row)
+    for row in _rows(Team, ids).values_list("id", "name", "enabled", "time_zone", *LIMITS):
+        id_, name, enabled, time_zone, *limits = row
+        yield id_, TeamEntry(id_, name, enabled, time_zone, Limits.of(*limits))
 
 
 def _load_users(ids: set[int] | None) -> Iterable[tuple[int, UserEntry]]:
     columns = ("id", "username", "team_id", "is_active", "is_superuser")
-    for row in _rows(User, ids).values_list(*columns):
-        yield row[0], UserEntry(*row)
+    for row in _rows(User, ids).values_list(*columns, *LIMITS):
+        id_, name, team_id, enabled, is_superuser, *limits = row
+        yield id_, UserEntry(id_, name, team_id, enabled, is_superuser, Limits.of(*limits))
 
 
 def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
@@ -426,7 +445,8 @@ def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
         "allowed_models",
         "allowed_networks",
     )
-    for row in _rows(AccessToken, ids).values(*columns).iterator():
+    for row in _rows(AccessToken, ids).values(*columns, *LIMITS).iterator():
+        limits = Limits.of(*(row.pop(name) for name in LIMITS))
         networks, expires_at = row.pop("allowed_networks"), row.pop("expires_at")
         row["allowed_models"] = tuple(row["allowed_models"])
         yield (
@@ -435,19 +455,22 @@ def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
                 **row,
                 expires_at=expires_at.timestamp() if expires_at else None,
                 networks=tuple(ipaddress.ip_network(network, strict=False) for network in networks),
+                limits=limits,
             ),
         )
 
 
 def _load_accounts(ids: set[int] | None) -> Iterable[tuple[int, AccountEntry]]:
     columns = ("id", "name", "team_id", "enabled", "is_demo", "base_url", "upload_url")
-    for row in _rows(PoeAccount, ids).values_list(*columns):
-        yield row[0], AccountEntry(*row)
+    for row in _rows(PoeAccount, ids).values(*columns, "requests_per_minute"):
+        row["limits"] = Limits.of(row.pop("requests_per_minute"), None, None)
+        yield row["id"], AccountEntry(**row)
 
 
 def _load_keys(ids: set[int] | None) -> Iterable[tuple[int, KeyEntry]]:
     columns = ("id", "name", "account_id", "enabled", "priority", "weight", "proxy", "secret")
-    for row in _rows(PoeKey, ids).values(*columns):
+    for row in _rows(PoeKey, ids).values(*columns, "requests_per_minute", "requests_in_flight"):
+        row["limits"] = Limits.of(row.pop("requests_per_minute"), None, row.pop("requests_in_flight"))
         try:
             row["secret"] = vault.unseal(row["secret"])
         except vault.VaultError as exc:
@@ -479,6 +502,12 @@ def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
                 replace_policy=cast(Policy, row.replace_policy),
                 simulate_roles=row.simulate_roles,
                 default_output_tokens=row.default_output_tokens,
+                rates=RateCard.of_points(
+                    row.points_per_request,
+                    row.points_per_1000_input_tokens,
+                    row.points_per_1000_output_tokens,
+                    row.points_per_image,
+                ),
                 created=int(row.created_at.timestamp()),
             ),
         )

@@ -10,7 +10,9 @@ RelayError                      500 internal_error
 │   └── UnknownModel            404
 ├── MethodNotAllowed            405
 ├── PayloadTooLarge             413
-├── RateLimited                 429 come back after `retry_after` seconds
+├── RateLimited                 429 a limit is reached: come back after `retry_after` seconds
+│   ├── BudgetExceeded          429 no points left until the day or the month ends: trying again is no use before
+│   └── AllKeysBusy             429 no Poe key has a slot free
 ├── Unavailable                 503 the relay itself cannot serve now (database down, stopping)
 │   └── NoKeyAvailable          503 no Poe key may serve this request
 └── UpstreamError               502 Poe or the bot failed
@@ -27,6 +29,8 @@ Messages name the thing and never hold a key, a token or an upstream's raw text 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from relay.limits import RateLimits
 
 
 class RelayError(Exception):
@@ -95,8 +99,21 @@ class PayloadTooLarge(RelayError):
 
 
 class RateLimited(RelayError):
+    """`limit` is the limit's name; `rate_limits` say how the caller's limits stand, where that is known."""
+
     status = 429
     code = "rate_limit_exceeded"
+    limit: str = ""
+    rate_limits: RateLimits | None = None
+
+
+class BudgetExceeded(RateLimited):
+    code = "insufficient_quota"
+
+
+class AllKeysBusy(RateLimited):
+    code = "all_keys_busy"
+    limit = "poe_keys"
 
 
 class Unavailable(RelayError):

@@ -25,9 +25,21 @@ from relay.errors import (
     UpstreamTimeout,
     UpstreamUnknownBot,
 )
-from relay.events import ChatRequest, Event, Finish, Reasoning, Text, ToolCall, Usage
-from relay.ledger import Admission, Ledger, Settlement, Stale
+from relay.events import ChatRequest, Event, Finish, Usage
+from relay.ledger import (
+    Admission,
+    Admitted,
+    Candidate,
+    Change,
+    Ledger,
+    Reservation,
+    Settlement,
+    Stale,
+    reserve,
+)
 from relay.ledger.opening import open_ledger
+from relay.limits import RateCard
+from relay.output_meter import OutputMeter, count, count_images
 from relay.transcript import Transcript
 from relay.upstreams.poe import Deadlines, Key, Poe
 
@@ -35,8 +47,10 @@ log = logging.getLogger(__name__)
 
 # A directory that changes faster than a request can be admitted is not a directory: 503.
 ADMIT_TRIES = 3
-# What follows may split the last word that was counted otherwise: "import" is one token, "importr" three.
-SEAM_TOKENS = 16
+# A reservation grows by at least so many tokens, and by at least this share of it.
+EXTENSION_TOKENS, EXTENSION_SHARE = 512, 4
+# No bot answers with more; what a client asks for beyond is reserved in steps, if it ever comes.
+MOST_RESERVED_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,7 @@ class Relay:
         self.directory = Directory()
         self._starting = asyncio.Lock()
         self._ledger: Ledger | None = None
+        self._unknown_rates = RateCard(request=config.relay.default_points * 10_000)
         self.poe = Poe(
             Deadlines(
                 connect=config.poe.connect_seconds,
@@ -75,10 +90,15 @@ class Relay:
             if self.directory.version < 0:
                 await self.directory.load()
 
-    @property
-    def ledger(self) -> Ledger:
+    def open(self) -> None:
+        """Open the ledger, which begins at once with what dead processes left; does nothing the second time."""
         if self._ledger is None:
             self._ledger = open_ledger()
+
+    @property
+    def ledger(self) -> Ledger:
+        self.open()
+        assert self._ledger is not None
         return self._ledger
 
     async def stop(self) -> None:
@@ -113,8 +133,8 @@ class Relay:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
         began = time.perf_counter()
         prompt_tokens = await counting.count_prompt(chat)
-        admission, caller, mapping, keys = await self._admit(asking, caller, chat, prompt_tokens)
-        answer = Answer(self.ledger, admission, chat.max_tokens, began)
+        admission, admitted, caller, mapping, keys = await self._admit(asking, caller, chat, prompt_tokens)
+        answer = Answer(self.ledger, admission, admitted, self._rates(mapping), chat.max_tokens, began)
         try:
             await self._open(answer, chat, caller, mapping, keys)
         except BaseException as exc:
@@ -124,7 +144,7 @@ class Relay:
 
     async def _admit(
         self, asking: Asking, caller: Caller, chat: ChatRequest, prompt_tokens: int
-    ) -> tuple[Admission, Caller, Mapping, list[KeyEntry]]:
+    ) -> tuple[Admission, Admitted, Caller, Mapping, list[KeyEntry]]:
         """Look up and write down. The look-up counts only if the directory did not change until it was written."""
         for _try in range(ADMIT_TRIES):
             try:
@@ -141,14 +161,24 @@ class Relay:
                 # The directory moved on while the body was read: who asks is looked up again, and what answers.
                 caller = await self.caller(asking)
                 continue
-            admission = _admission(asking, caller, chat, mapping, keys[0], prompt_tokens)
+            candidates = self._candidates(keys)
+            if not candidates:
+                raise NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
+            admission = _admission(
+                asking,
+                caller,
+                chat,
+                mapping,
+                self._reservations(chat, mapping, prompt_tokens),
+                candidates,
+            )
             try:
-                await self.ledger.admit(admission)
+                admitted = await self.ledger.admit(admission)
             except Stale:
                 await self.directory.refresh()
                 caller = await self.caller(asking)
                 continue
-            return admission, caller, mapping, keys
+            return admission, admitted, caller, mapping, keys
         raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
 
     async def _open(
@@ -179,21 +209,56 @@ class Relay:
         keys: list[KeyEntry],
         fallback: str | None = None,
     ) -> None:
-        failure: UpstreamError | None = None
+        """The admission claimed a slot for the first try; each further one claims another before it asks."""
+        failure: RelayError | None = None
         prompt = prompting.for_bot(chat, mapping)
-        for key in keys[: self.config.relay.tries]:
+        left = {key.id: key for key in keys}
+        has_slot = fallback is None
+        for _try in range(min(self.config.relay.tries, len(keys))):
+            if not has_slot:
+                try:
+                    await answer.move(
+                        self._candidates(list(left.values())), mapping.bot, self._rates(mapping)
+                    )
+                except RelayError as exc:
+                    raise failure or exc from None
+            has_slot = False
+            key = left.pop(answer.key_id)
             account = self.directory.accounts.get(key.account_id)
             if account is None:  # removed since this request was admitted
                 continue
             stream = self.poe.stream(prompt, bot=mapping.bot, key=self._credential(key, account))
             try:
-                return await answer.begin(stream, mapping, key, fallback)
+                return await answer.begin(stream, mapping, fallback)
             except (UpstreamUnknownBot, UpstreamTimeout):
                 raise  # another key asks the same bot, and waits as long
             except UpstreamError as exc:
                 log.warning("request %s: Poe key %r: %s", answer.admission.request_id, key.name, exc.code)
                 failure = exc
         raise failure or NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
+
+    def _rates(self, mapping: Mapping) -> RateCard:
+        return mapping.rates or self._unknown_rates
+
+    def _reservations(
+        self, chat: ChatRequest, mapping: Mapping, prompt_tokens: int
+    ) -> tuple[Reservation, ...]:
+        """What the answer may need: as the client says, or else a guess; if that is too much, enough to begin with."""
+        rates = self._rates(mapping)
+        images = 1 if rates.image else 0
+        if chat.max_tokens is not None:
+            return (reserve(rates, prompt_tokens, min(chat.max_tokens, MOST_RESERVED_TOKENS), images),)
+        guess = mapping.default_output_tokens or self.config.relay.default_output_tokens
+        sizes = (guess, EXTENSION_TOKENS) if guess > EXTENSION_TOKENS else (guess,)
+        return tuple(reserve(rates, prompt_tokens, tokens, images) for tokens in sizes)
+
+    def _candidates(self, keys: list[KeyEntry]) -> tuple[Candidate, ...]:
+        accounts = self.directory.accounts
+        return tuple(
+            Candidate(key.id, key.name, key.limits, key.account_id, accounts[key.account_id].limits)
+            for key in keys
+            if key.account_id in accounts
+        )
 
     def _credential(self, key: KeyEntry, account: AccountEntry) -> Key:
         return Key(
@@ -209,8 +274,8 @@ def _admission(
     caller: Caller,
     chat: ChatRequest,
     mapping: Mapping,
-    key: KeyEntry,
-    prompt_tokens: int,
+    reservations: tuple[Reservation, ...],
+    candidates: tuple[Candidate, ...],
 ) -> Admission:
     return Admission(
         version=caller.version,
@@ -221,13 +286,14 @@ def _admission(
         user_name=caller.user_name,
         team_id=caller.team_id,
         team_name=caller.team_name,
+        time_zone=caller.time_zone,
+        limits=caller.limits,
         model=chat.model,
         bot=mapping.bot,
         wire=asking.wire,
         streamed=chat.stream,
-        prompt_tokens=prompt_tokens,
-        key_id=key.id,
-        key_name=key.name,
+        reservations=reservations,
+        candidates=candidates,
     )
 
 
@@ -238,33 +304,65 @@ class Answer:
     `close` settles it, once.
     """
 
-    def __init__(self, ledger: Ledger, admission: Admission, max_tokens: int | None, began: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        admission: Admission,
+        admitted: Admitted,
+        rates: RateCard,
+        max_tokens: int | None,
+        began: float,
+    ) -> None:
         self.admission = admission
-        self.bot = admission.bot
+        self.rate_limits = admitted.rate_limits
+        self.key_id = admitted.key_id
         # The fallback model that answers instead of the one asked for, if any.
         self.fallback_model: str | None = None
-        self.usage = Usage(admission.prompt_tokens, 0)
+        self.usage = Usage(admitted.reservation.prompt_tokens, 0)
         self._ledger = ledger
+        self._bot = admission.bot
+        self._rates = rates
+        self._reserved = admitted.reservation
+        self._max_tokens = max_tokens
         self._began = began
         self._first_byte_ms: int | None = None
         self._transcript = Transcript()
+        # Where no limit depends on how long the answer is, nothing but `max_tokens` ends it.
+        self._is_bounded = any(limits.depend_on_the_answer for limits in admission.limits)
         self._meter = OutputMeter(max_tokens)
-        self._key: KeyEntry | None = None
+        self._bound_by_reservation()
         self._stream: AsyncGenerator[list[Event], None] | None = None
         self._first: list[Event] | None = None
         self._finish: Finish | None = None
         self._has_ended = False
         self._settled = False
+        # A larger reservation was refused: the answer ends with the one it has.
+        self._is_at_its_end = False
+
+    async def move(self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard) -> None:
+        """Claim another Poe key's slot and let go of the one it has, or raise a RelayError."""
+        wanted = reserve(
+            rates, self._reserved.prompt_tokens, self._reserved.output_tokens, 1 if rates.image else 0
+        )
+        change = Change(self.admission, self.key_id, wanted, candidates, bot)
+        self.key_id = (await self._ledger.change(change)).key_id
+        self._bot, self._rates, self._reserved = bot, rates, wanted
+        self._bound_by_reservation()
+
+    def _bound_by_reservation(self) -> None:
+        if self._is_bounded:
+            self._meter.limit = self._reserved.output_tokens
+            self._meter.images_limit = self._reserved.images if self._rates.image else None
 
     async def begin(
-        self, stream: AsyncGenerator[list[Event], None], mapping: Mapping, key: KeyEntry, fallback: str | None
+        self, stream: AsyncGenerator[list[Event], None], mapping: Mapping, fallback: str | None
     ) -> None:
         """Await the first events of this stream; on failure another stream may be begun.
 
         Where the client is sent nothing before the end, a heartbeat is no event. A streamed answer begins with it: after
         so long a silence a true status later is worth less than a connection that no proxy cuts.
         """
-        self._stream, self._key, self.bot = stream, key, mapping.bot
+        self._stream = stream
         self._transcript = Transcript(mapping.replace_policy)
         self.fallback_model = fallback
         try:
@@ -283,8 +381,9 @@ class Answer:
     async def _events(self) -> AsyncIterator[list[Event]]:
         """Raises the UpstreamError with which a stream broke off; settled in every case."""
         assert self._stream is not None and self._first is not None
+        failure: BaseException | None = None
         try:
-            said = self._take(self._first)
+            said = await self._take(self._first)
             if said or not (self._first or self._has_ended):
                 yield said
             while not self._meter.is_full and not self._has_ended:
@@ -292,18 +391,21 @@ class Answer:
                     batch = await anext(self._stream)
                 except StopAsyncIteration:
                     break
-                said = self._take(batch)
+                said = await self._take(batch)
                 if said or not batch:
                     yield said
             yield await self._last()
         except BaseException as exc:
-            self.end(exc)
+            failure = exc
             raise
         finally:
-            await self._close_stream()
-        self.end(None)
+            # Settled after the upstream is let go of: a slot is free when nothing is asked with it any more.
+            try:
+                await self._close_stream()
+            finally:
+                self.end(failure)
 
-    def _take(self, batch: list[Event]) -> list[Event]:
+    async def _take(self, batch: list[Event]) -> list[Event]:
         """What of this is new to the client. A Finish is kept back: it is said last, once the upstream has ended."""
         if batch and self._first_byte_ms is None:
             self._first_byte_ms = self._elapsed()
@@ -313,10 +415,43 @@ class Answer:
                 self._finish = event
             else:
                 heard.append(event)
-        return self._meter.cut(self._transcript.feed(heard))
+        return await self._paid(self._transcript.feed(heard))
+
+    async def _paid(self, events: list[Event]) -> list[Event]:
+        """As much of these as the reservation covers, after it has grown if it may."""
+        if self._is_bounded:
+            while self._meter.is_near_its_limit(events) and await self._extend(events):
+                pass
+        return self._meter.cut(events)
+
+    async def _extend(self, events: list[Event]) -> bool:
+        """Reserve more: room for these and some to come, or else a small step. Refused, the answer ends with what it has."""
+        if self._is_at_its_end:
+            return False
+        reserved = self._reserved
+        images = max(reserved.images, self._meter.images + count_images(events))
+        ample = max(EXTENSION_TOKENS, reserved.output_tokens // EXTENSION_SHARE, count(events))
+        for step in sorted({ample, EXTENSION_TOKENS}, reverse=True):
+            tokens = reserved.output_tokens + step
+            if self._max_tokens is not None:
+                tokens = min(tokens, self._max_tokens)
+            wanted = reserve(self._rates, reserved.prompt_tokens, tokens, images)
+            if wanted == reserved:
+                break
+            try:
+                await self._ledger.change(Change(self.admission, self.key_id, wanted))
+            except Unavailable:
+                return False  # asked again with the next words
+            except RelayError:
+                continue
+            self._reserved = wanted
+            self._bound_by_reservation()
+            return True
+        self._is_at_its_end = True
+        return False
 
     async def _last(self) -> list[Event]:
-        said = self._meter.cut(self._transcript.end())
+        said = await self._paid(self._transcript.end())
         if self._meter.is_full:
             self._finish = Finish("length")
         elif self._finish is None:
@@ -351,20 +486,37 @@ class Answer:
         if self._settled:
             return
         self._settled = True
-        self._ledger.settle(
-            Settlement(
-                id=self.admission.id,
-                outcome=outcome,
-                error_code=error_code[:50],
-                finish_reason=self._finish.reason if self._finish else "",
-                # Counted in the ledger's thread when nobody has counted yet: a long text would hold up the loop.
-                completion_tokens=self.usage.completion_tokens or self._meter.counted,
-                bot=self.bot,
-                key_id=self._key.id if self._key else self.admission.key_id,
-                key_name=self._key.name if self._key else self.admission.key_name,
-                first_byte_ms=self._first_byte_ms,
-                total_ms=self._elapsed(),
-            )
+        total_ms = self._elapsed()
+        # Made in the ledger's thread: counting a long text would hold up the loop.
+        self._ledger.settle(lambda: self._settlement(outcome, error_code, total_ms), self._lost())
+
+    def _lost(self) -> Settlement:
+        """If it cannot be said how it ended, it counts as reserved."""
+        asked = self.admission
+        return Settlement(
+            asked.id, asked.token_id, asked.user_id, asked.team_id, self.key_id, "lost", "internal_error"
+        )
+
+    def _settlement(self, outcome: str, error_code: str, total_ms: int) -> Settlement:
+        """What was relayed is charged for. Where nothing came, nothing is, unless the bot ended well and said nothing."""
+        tokens = self.usage.completion_tokens or self._meter.counted()
+        came = self._first_byte_ms is not None or outcome == "done"
+        return Settlement(
+            id=self.admission.id,
+            token_id=self.admission.token_id,
+            user_id=self.admission.user_id,
+            team_id=self.admission.team_id,
+            key_id=self.key_id,
+            outcome=outcome,
+            error_code=error_code[:50],
+            finish_reason=self._finish.reason if self._finish else "",
+            completion_tokens=tokens,
+            images=self._meter.images,
+            points=self._rates.points(self.usage.prompt_tokens, tokens, self._meter.images) if came else 0,
+            bot=self._bot,
+            first_byte_ms=self._first_byte_ms,
+            total_ms=total_ms,
+            counts_tokens=self.admission.counts_tokens,
         )
 
     async def __aenter__(self) -> Answer:
@@ -375,73 +527,3 @@ class Answer:
     ) -> None:
         await self._close_stream()
         self.close()
-
-
-class OutputMeter:
-    """Counts what an answer says, and cuts it at `max_tokens`.
-
-    A text has at most as many tokens as UTF-8 bytes, and pieces have, but for the seams, at least as many tokens as the
-    whole: so almost always a cheap upper bound tells that the limit is still far.
-    """
-
-    def __init__(self, max_tokens: int | None) -> None:
-        self._max_tokens = max_tokens
-        self._said: list[str] = []
-        self._thought: list[str] = []
-        self._upper_bound = 0
-        self.has_tool_calls = False
-        self.is_full = False
-
-    def cut(self, events: list[Event]) -> list[Event]:
-        """The events up to the limit; nothing once it is reached."""
-        kept: list[Event] = []
-        for event in events:
-            if self.is_full:
-                break
-            match event:
-                case Text(text) | Reasoning(text):
-                    said = self._room(text, self._said if isinstance(event, Text) else self._thought)
-                    self.is_full = said != text
-                    if said:
-                        kept.append(replace(event, text=said) if self.is_full else event)
-                case ToolCall(name=name, arguments=arguments):
-                    self.has_tool_calls = True
-                    piece = name + arguments
-                    # Half a piece is no use to anybody: it is kept whole or not at all.
-                    self.is_full = not self._fits(piece, self._said)
-                    if not self.is_full:
-                        self._said.append(piece)
-                        kept.append(event)
-                case _:
-                    kept.append(event)
-        return kept
-
-    def _room(self, text: str, said: list[str]) -> str:
-        """How much of the text still fits."""
-        if self._max_tokens is not None and not self._fits(text, said):
-            before = "".join(said)
-            whole = counting.head(before + text, max(0, self._max_tokens - self._count_others(said)))
-            text = whole[len(before) :]
-        said.append(text)
-        return text
-
-    def _fits(self, text: str, said: list[str]) -> bool:
-        if self._max_tokens is None:
-            return True
-        self._upper_bound += len(text.encode("utf-8", "surrogatepass"))
-        if self._upper_bound <= self._max_tokens:
-            return True
-        counted = self._count_others(said) + counting.count("".join([*said, text]))
-        self._upper_bound = counted + SEAM_TOKENS
-        return counted <= self._max_tokens
-
-    def _count_others(self, said: list[str]) -> int:
-        return counting.count("".join(self._said if said is self._thought else self._thought))
-
-    def counted(self) -> int:
-        return counting.count("".join(self._said)) + counting.count("".join(self._thought))
-
-    async def usage(self) -> dict[str, int]:
-        thought = await counting.count_off_loop("".join(self._thought))
-        said = await counting.count_off_loop("".join(self._said))
-        return {"completion_tokens": said + thought, "reasoning_tokens": thought}

@@ -11,5 +11,8 @@ if "POE_RELAY_DATA_DIR" not in os.environ:
     _directory = tempfile.mkdtemp(prefix="poe-relay-test-")
     atexit.register(shutil.rmtree, _directory, ignore_errors=True)
     os.environ["POE_RELAY_DATA_DIR"] = _directory
+# pytest-xdist's workers have databases of their own: a dead process's spool of one is none of another's business.
+if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["POE_RELAY_DATA_DIR"] = os.path.join(os.environ["POE_RELAY_DATA_DIR"], _worker)
 # A config.toml of whoever runs the tests is not the tests'.
 os.environ.setdefault("POE_RELAY_CONFIG", os.devnull)

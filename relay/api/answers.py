@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 import msgspec
 from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 
-from relay.errors import RelayError
+from relay.errors import BudgetExceeded, RateLimited, RelayError
 from relay.events import Event, Usage
+from relay.limits import RateLimits
 from relay.pipeline import Answer
 from relay.wire import openai_chat, sse
 
@@ -38,7 +40,34 @@ def error_response(exc: RelayError) -> HttpResponse:
         response["Retry-After"] = str(max(1, math.ceil(exc.retry_after)))
     if exc.status == 401:
         response["WWW-Authenticate"] = "Bearer"
+    if isinstance(exc, RateLimited):
+        add_rate_limits(response, exc.rate_limits)
+    if isinstance(exc, BudgetExceeded):
+        # OpenAI's clients would try again at once.
+        response["x-should-retry"] = "false"
     return response
+
+
+def add_rate_limits(response: HttpResponseBase, standing: RateLimits | None) -> None:
+    """The headers in which OpenAI says how the limits per minute stand; none where there is no limit."""
+    if standing is None:
+        return
+    for kind, level in (("requests", standing.requests), ("tokens", standing.tokens)):
+        if level is not None:
+            response[f"x-ratelimit-limit-{kind}"] = str(level.limit)
+            response[f"x-ratelimit-remaining-{kind}"] = str(level.remaining)
+            response[f"x-ratelimit-reset-{kind}"] = duration(level.reset_seconds)
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: 20ms, 1.5s, 6m0s, 1h0m0s."""
+    if seconds < 1:
+        return f"{math.ceil(seconds * 1000)}ms"
+    if seconds < 60:
+        return f"{math.ceil(seconds * 1000) / 1000:g}s"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
 def stream_response(answer: Answer, encoder: StreamEncoder) -> StreamingHttpResponse:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, stream_response
+from relay.api.answers import add_rate_limits, json_response, stream_response
 from relay.api.request import ApiRequest, asking
 from relay.events import ChatRequest, Event
 from relay.wire import openai_chat
@@ -35,6 +35,7 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
             async for batch in answer:
                 events += batch
         response = json_response(openai_chat.collect(events, model=chat.model, counted=answer.usage))
+    add_rate_limits(response, answer.rate_limits)
     if chat.ignored:
         response["x-poe-relay-ignored"] = ", ".join(chat.ignored)
     if answer.fallback_model is not None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.db import connections
 
-from relay.ledger import Ledger
+from relay.ledger.spool import Spool
 from relay.ledger.sqlite import SqliteStore
+from relay.ledger.store import Store
+from relay.ledger.writer import Ledger
 
 
 def open_ledger() -> Ledger:
+    spool = Spool(settings.CONFIG.data_dir / "spool")
+    return Ledger(open_store(spool.process), spool)
+
+
+def open_store(process: str) -> Store:
     connection = connections["default"]
-    settings = connection.settings_dict
+    database = connection.settings_dict
     if connection.vendor == "sqlite":
-        return Ledger(SqliteStore(str(settings["NAME"])))
+        return SqliteStore(str(database["NAME"]), process)
     # Imported here: psycopg takes 9 MB that an installation on SQLite need not have.
     from relay.ledger.postgres import PostgresStore
 
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
-    parameters = {ours: settings[theirs] for theirs, ours in names.items() if settings[theirs]}
-    return Ledger(PostgresStore({**settings["OPTIONS"], **parameters}))
+    parameters = {ours: database[theirs] for theirs, ours in names.items() if database[theirs]}
+    return PostgresStore({**database["OPTIONS"], **parameters}, process)

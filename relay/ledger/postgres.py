@@ -1,63 +1,262 @@
-"""The ledger's side of PostgreSQL: one psycopg connection, two round trips per batch."""
+"""The ledger's side of PostgreSQL: two round trips per batch, rows as JSON."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
+import msgspec
 import psycopg
+from psycopg import errors
 
-from relay.ledger import BadItem, Batch, sql
+from relay.ledger import sql
+from relay.ledger.deciding import Page, Row
+from relay.ledger.items import BadItem
+from relay.ledger.meters import Meter
+from relay.ledger.pipe import Call, Pipe
+from relay.ledger.store import Conflict, OpenRecord
 
-# So that a frozen host or a long lock stalls nobody for long.
-SESSION = "-c lock_timeout=1000 -c statement_timeout=2000 -c idle_in_transaction_session_timeout=2000 -c TimeZone=UTC"
+T = TypeVar("T")
+# So that a frozen host or a long lock stalls nobody for long. Every statement finds its rows by an index, whatever the
+# planner thinks of a table that was small when it was last counted.
+SESSION = (
+    "-c lock_timeout=1000 -c statement_timeout=2000 -c idle_in_transaction_session_timeout=2000 -c TimeZone=UTC "
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c client_encoding=UTF8"
+)
+CONFLICTS = (
+    errors.DeadlockDetected,
+    errors.SerializationFailure,
+    errors.LockNotAvailable,
+    errors.QueryCanceled,
+)
+TYPES = {
+    "id": "uuid",
+    "started_at": "timestamptz",
+    "hour": "timestamptz",
+    "streamed": "bool",
+    "tokens_estimated": "bool",
+    **dict.fromkeys(("in_flight", "prompt_tokens", "completion_tokens", "images"), "int"),
+    **dict.fromkeys(("first_byte_ms", "total_ms"), "int"),
+    **dict.fromkeys(("model", "outcome", "error_code", "finish_reason", "bot", "key_name"), "text"),
+    **dict.fromkeys(("request_id", "token_prefix", "user_name", "team_name", "wire", "process"), "text"),
+    '"limit"': "text",
+}
+
+
+def _given(columns: tuple[str, ...], **types: str) -> str:
+    """Rows that travel as one JSON array of objects."""
+    typed = ", ".join(f"{c} {({**TYPES, **types}).get(c, 'bigint')}" for c in columns)
+    return f"json_to_recordset($1::json) AS v({typed})"
+
+
+def _insert(table: str, columns: tuple[str, ...], conflict: str = "", **types: str) -> str:
+    names = ", ".join(columns)
+    # A WHERE tells the parser that ON CONFLICT is none of a join's ON.
+    return (
+        f"INSERT INTO {table} ({names}) SELECT {names} FROM {_given(columns, **types)} WHERE true {conflict}"  # noqa: S608
+    )
+
+
+def _update(table: str, columns: tuple[str, ...], **types: str) -> str:
+    assigned = ", ".join(f"{c} = v.{c}" for c in columns)
+    return f"UPDATE {table} AS t SET {assigned} FROM {_given(('id', *columns), **types)} WHERE t.id = v.id"  # noqa: S608
+
+
+def _all(statement: str) -> str:
+    """The rows as one JSON array."""
+    return f"WITH found AS ({statement}) SELECT coalesce(json_agg(found), '[]') FROM found"  # noqa: S608
+
+
+STATEMENTS = {
+    "begin": "BEGIN",
+    "commit": "COMMIT",
+    "rollback": "ROLLBACK",
+    "version": sql.VERSION,
+    "now": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    "make_meters": (
+        "INSERT INTO relay_meter (id, at, requests_level, tokens_level, in_flight, day_ends, day_points, month_ends, "
+        "month_points) SELECT id, 0, 0, 0, 0, 0, 0, 0, 0 FROM unnest($1::text[]) AS id ON CONFLICT (id) DO NOTHING"
+    ),
+    "read_meters": _all(
+        f"SELECT {', '.join(sql.METER_COLUMNS)} FROM relay_meter WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"  # noqa: S608
+    ),
+    "read_rows": _all(
+        f"SELECT {', '.join(c if c != 'key_id' else 'coalesce(key_id, 0) AS key_id' for c in sql.ROW_COLUMNS)} "  # noqa: S608
+        "FROM relay_usagerecord WHERE id = ANY($1::uuid[])"
+    ),
+    "write_meters": _update("relay_meter", sql.METER_COLUMNS[1:], id="text"),
+    "insert_records": _insert("relay_usagerecord", sql.RECORD_COLUMNS),
+    "write_rows": _update("relay_usagerecord", sql.CHANGED_COLUMNS),
+    "add_hours": _insert(
+        "relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, images="bigint", total_ms="bigint"
+    ),
+    "add_refusals": _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS),
+    "touch_tokens": (
+        "INSERT INTO accounts_tokenactivity (token_id, last_used_at) "  # noqa: S608
+        "SELECT id, clock_timestamp() FROM accounts_accesstoken "
+        f"WHERE id IN (SELECT v::bigint FROM json_array_elements_text($1::json) AS v) {sql.TOUCH_TOKENS}"
+    ),
+    "beat": _insert("relay_process", ("name", "heartbeat_at"), sql.BEAT, name="text"),
+    # For the sweep.
+    "living": _all(sql.LIVING),
+    "busy": f"SELECT coalesce(json_agg(process), '[]') FROM ({sql.PROCESSES_WITH_OPEN_RECORDS}) AS found",  # noqa: S608
+    "open_records": _all(
+        "SELECT r.id, token_id, user_id, team_id, coalesce(key_id, 0) AS key_id FROM relay_usagerecord AS r, "
+        "json_to_record($1::json) AS v(process text, at_most int) "
+        "WHERE outcome = 'open' AND r.process = v.process LIMIT (SELECT ($1::json->>'at_most')::int)"
+    ),
+    "forget": "DELETE FROM relay_process WHERE name = $1",
+    "wrong_slots": _all(sql.WRONG_SLOTS),
+    "set_slots": (
+        "UPDATE relay_meter AS t SET in_flight = v.n FROM json_to_recordset($1::json) AS v(id text, n int) "
+        "WHERE t.id = v.id"
+    ),
+}
 
 
 class PostgresStore:
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        self._parameters = parameters
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+    def __init__(self, parameters: dict[str, Any], process: str) -> None:
+        self.process = process
+        self._parameters = {
+            "connect_timeout": 3,
+            "tcp_user_timeout": 3000,
+            **parameters,
+            "options": SESSION,
+        }
+        self._pipe: Pipe | None = None
+        self._known: set[str] = set()
 
-    def commit(self, batch: Batch) -> int:
-        connection = self._connected()
+    def begin(self, meter_ids: Iterable[str], record_ids: Iterable[uuid.UUID]) -> Page:
+        wanted, ids = sorted(meter_ids), list(record_ids)
+        page = self._do(lambda pipe: self._begin(pipe, wanted, ids))
+        if len(page.meters) < len(wanted):  # some were removed since
+            self._known.clear()
+            self.rollback()
+            return self.begin(wanted, ids)
+        self._known.update(wanted)
+        return page
+
+    def _begin(self, pipe: Pipe, wanted: list[str], ids: list[uuid.UUID]) -> Page:
+        unknown = [id_ for id_ in wanted if id_ not in self._known]
+        calls: list[Call] = [("make_meters", _array(unknown))] if unknown else []
+        calls += [
+            ("read_meters", _array(wanted)),
+            # After the meters are locked, so that it is the state and the time that they are held at.
+            ("version", None),
+            ("read_rows", _array(id_.hex for id_ in ids)),
+            ("now", None),
+        ]
+        meters, version, rows, now = pipe.run(("begin", None), *calls)[-4:]
+        return Page(
+            process=self.process,
+            version=int(version or 0),
+            now=int(now or 0),
+            meters={meter.id: meter for meter in _read(meters, Meter)},
+            rows={row.id: row for row in _read(rows, Row)},
+        )
+
+    def commit(self, page: Page) -> None:
         try:
-            return self._commit(connection, batch)
-        except (psycopg.DataError, psycopg.IntegrityError) as exc:
+            calls = _writes(page)
+        except (ValueError, OverflowError) as exc:  # half a surrogate pair, a number beyond 64 bits
+            self.rollback()
             raise BadItem(type(exc).__name__) from exc
-        except psycopg.OperationalError:
+        self._do(lambda pipe: pipe.run(*calls, ("commit", None)))
+
+    def rollback(self) -> None:
+        if self._pipe is None:
+            return
+        try:
+            self._pipe.rollback()
+        except psycopg.Error:
+            self.close()
+
+    # For the sweep.
+
+    def processes(self) -> tuple[int, dict[str, int], set[str]]:
+        now, living, busy = self._do(lambda pipe: pipe.run(("now", None), ("living", None), ("busy", None)))
+        beats = {found["name"]: found["heartbeat_at"] for found in msgspec.json.decode(living or b"[]")}
+        return int(now or 0), beats, set(msgspec.json.decode(busy or b"[]"))
+
+    def open_records(self, process: str, at_most: int) -> list[OpenRecord]:
+        asked = _json({"process": process, "at_most": at_most})
+        return self._do(lambda pipe: _read(pipe.run(("open_records", asked))[0], OpenRecord))
+
+    def forget(self, process: str) -> None:
+        self._do(lambda pipe: pipe.run(("forget", process.encode())))
+
+    def wrong_slots(self) -> list[tuple[str, int, int]]:
+        return self._do(_wrong_slots)
+
+    def set_slots(self, meter_ids: list[str]) -> None:
+        def correct(pipe: Pipe) -> None:
+            pipe.run(("begin", None), ("read_meters", _array(sorted(meter_ids))))
+            right = [{"id": id_, "n": n} for id_, _said, n in _wrong_slots(pipe) if id_ in meter_ids]
+            pipe.run(("set_slots", _json(right)), ("commit", None))
+
+        self._do(correct)
+
+    # The connection.
+
+    def _do(self, work: Callable[[Pipe], T]) -> T:
+        """psycopg's errors become the ledger's; what fails leaves no transaction open."""
+        try:
+            if self._pipe is None or not self._pipe.is_usable:
+                self._known.clear()
+                self._pipe = Pipe(self._parameters, STATEMENTS)
+            return work(self._pipe)
+        except CONFLICTS as exc:
+            self.rollback()
+            raise Conflict(type(exc).__name__) from exc
+        except (psycopg.DataError, psycopg.IntegrityError) as exc:
+            self.rollback()
+            raise BadItem(type(exc).__name__) from exc
+        except BaseException:
+            # A connection that failed in a way that nobody expects is not used again.
             self.close()
             raise
 
-    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
-        if self._connection is None or self._connection.broken or self._connection.closed:
-            self._connection = psycopg.connect(
-                autocommit=True,
-                options=SESSION,
-                tcp_user_timeout=3000,
-                **{"connect_timeout": 3, **self._parameters},
-            )
-        return self._connection
-
-    def _commit(self, connection: psycopg.Connection[tuple[Any, ...]], batch: Batch) -> int:
-        with connection.transaction():
-            row = connection.execute(sql.VERSION).fetchone()
-            version = int(row[0]) if row else 0
-            admitted = [admission for admission in batch.admissions if admission.version == version]
-            with connection.pipeline(), connection.cursor() as cursor:
-                if admitted:
-                    cursor.executemany(
-                        sql.insert_record("%s", "true"), [sql.record_values(a) for a in admitted]
-                    )
-                if batch.settlements:
-                    cursor.executemany(
-                        sql.update_record("%s"), [sql.settlement_values(s) for s in batch.settlements]
-                    )
-                if batch.used_tokens and admitted:
-                    now = datetime.now(UTC)
-                    cursor.executemany(sql.touch_token("%s"), [(token, now) for token in batch.used_tokens])
-        return version
-
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+
+def _writes(page: Page) -> list[Call]:
+    calls: list[Call] = []
+
+    def write(name: str, rows: list[Any]) -> None:
+        if rows:
+            calls.append((name, _json(rows)))
+
+    write("write_meters", list(page.touched.values()))
+    write("insert_records", page.inserted)
+    write("write_rows", list(page.updated.values()))
+    write("add_hours", [dict(zip(sql.HOUR_COLUMNS, row, strict=True)) for row in page.hours.rows()])
+    write("add_refusals", [_refusal(*key, n) for key, n in sorted(page.refusals.items())])
+    write("touch_tokens", page.used_tokens)
+    if page.heartbeat:
+        write("beat", [{"name": page.heartbeat, "heartbeat_at": page.now}])
+    return calls
+
+
+def _refusal(*values: object) -> dict[str, object]:
+    return {column.strip('"'): value for column, value in zip(sql.REFUSAL_COLUMNS, values, strict=True)}
+
+
+def _wrong_slots(pipe: Pipe) -> list[tuple[str, int, int]]:
+    found = msgspec.json.decode(pipe.run(("wrong_slots", None))[0] or b"[]")
+    return [(each["id"], each["in_flight"], each["open"]) for each in found]
+
+
+_json = msgspec.json.encode
+
+
+def _array(ids: Iterable[str]) -> bytes:
+    """PostgreSQL's own notation; ids have no characters that it would need quoted."""
+    return f"{{{','.join(ids)}}}".encode()
+
+
+def _read(value: bytes | None, kind: type[T]) -> list[T]:
+    return msgspec.json.decode(value or b"[]", type=list[kind])  # type: ignore[valid-type]

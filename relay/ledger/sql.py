@@ -1,41 +1,41 @@
-"""The ledger's statements, as both databases run them; values travel as parameters only."""
+"""The ledger's tables and columns, and the statements that both databases run alike. Values travel as parameters only."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
-from relay.ledger import Admission, Settlement
-
-# Admission's fields in the record's columns; `version` is not one.
-RECORD_COLUMNS = tuple(each.name for each in fields(Admission) if each.name != "version")
-CONSTANTS = {"outcome": "'open'", "error_code": "''", "finish_reason": "''", "completion_tokens": "0"}
+from relay.ledger.deciding import NewRow, Row
+from relay.ledger.meters import Meter
+from relay.ledger.rollups import KEY_COLUMNS, SUM_COLUMNS
 
 VERSION = "SELECT n FROM relay_directoryversion WHERE id = 1"
 
+METER_COLUMNS = tuple(each.name for each in fields(Meter))
+# What is read of a record, in the order of Row's fields; what is written when it changes.
+ROW_COLUMNS = tuple(each.name for each in fields(Row))
+CHANGED_COLUMNS = ROW_COLUMNS[ROW_COLUMNS.index("outcome") :]
+RECORD_COLUMNS = tuple(each.name for each in fields(NewRow))
+HOUR_COLUMNS = (*KEY_COLUMNS, *SUM_COLUMNS)
+REFUSAL_COLUMNS = ("hour", "team_id", "user_id", "token_id", '"limit"', "refusals")
 
-def insert_record(mark: str, true: str) -> str:
-    columns = ", ".join((*RECORD_COLUMNS, *CONSTANTS, "tokens_estimated"))
-    values = ", ".join((*[mark] * len(RECORD_COLUMNS), *CONSTANTS.values(), true))
-    return f"INSERT INTO relay_usagerecord ({columns}) VALUES ({values})"
+ADD_SUMS = ", ".join(f"{name} = relay_usagehour.{name} + excluded.{name}" for name in SUM_COLUMNS)
+ADD_HOURS = f"ON CONFLICT ({', '.join(KEY_COLUMNS)}) DO UPDATE SET {ADD_SUMS}"
+ADD_REFUSALS = (
+    f"ON CONFLICT ({', '.join(REFUSAL_COLUMNS[:-1])}) "
+    "DO UPDATE SET refusals = relay_refusalhour.refusals + excluded.refusals"
+)
+TOUCH_TOKENS = "ON CONFLICT (token_id) DO UPDATE SET last_used_at = excluded.last_used_at"
+BEAT = "ON CONFLICT (name) DO UPDATE SET heartbeat_at = excluded.heartbeat_at"
+PROCESSES_WITH_OPEN_RECORDS = "SELECT DISTINCT process FROM relay_usagerecord WHERE outcome = 'open'"
+LIVING = "SELECT name, heartbeat_at FROM relay_process"
 
-
-def update_record(mark: str) -> str:
-    """Settles an open record, and nothing else: a second settlement of the same record changes nothing."""
-    assigned = ", ".join(f"{each.name} = {mark}" for each in fields(Settlement) if each.name != "id")
-    return f"UPDATE relay_usagerecord SET {assigned} WHERE id = {mark} AND outcome = 'open'"
-
-
-def touch_token(mark: str) -> str:
-    return (
-        f"INSERT INTO accounts_tokenactivity (token_id, last_used_at) VALUES ({mark}, {mark}) "
-        "ON CONFLICT (token_id) DO UPDATE SET last_used_at = excluded.last_used_at"
-    )
-
-
-def record_values(admission: Admission) -> tuple[object, ...]:
-    return tuple(getattr(admission, name) for name in RECORD_COLUMNS)
-
-
-def settlement_values(settlement: Settlement) -> tuple[object, ...]:
-    values = [getattr(settlement, each.name) for each in fields(Settlement) if each.name != "id"]
-    return (*(value() if callable(value) else value for value in values), settlement.id)
+OPEN_BY_OWNER = " UNION ALL ".join(
+    f"SELECT '{kind}:' || {kind}_id AS id FROM relay_usagerecord WHERE outcome = 'open'"  # noqa: S608
+    for kind in ("token", "user", "team", "key")
+)
+# Meters whose slots are not those of the open records: one statement, so that it sees both as of one moment.
+WRONG_SLOTS = f"""
+SELECT m.id, m.in_flight, coalesce(o.n, 0) AS open FROM relay_meter m
+LEFT JOIN (SELECT id, count(*) AS n FROM ({OPEN_BY_OWNER}) AS each_open GROUP BY id) AS o ON o.id = m.id
+WHERE m.in_flight <> coalesce(o.n, 0) ORDER BY m.id
+"""  # noqa: S608

@@ -1,34 +1,204 @@
-"""The ledger's side of SQLite: WAL, one immediate transaction per batch, synced to disk before it counts."""
+"""The ledger's side of SQLite: WAL, immediate transactions that take turns by a file lock, synced before they count."""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import sqlite3
+import time
 import uuid
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
 
-from relay.ledger import BadItem, Batch, sql
+from relay.ledger import sql
+from relay.ledger.deciding import NewRow, Page, Row
+from relay.ledger.items import BadItem
+from relay.ledger.meters import Meter
+from relay.ledger.store import OpenRecord
 
 BUSY_SECONDS = 2
+# A busy process leaves the turn free for a tenth of a millisecond between two batches.
+LOOK_AGAIN_SECONDS = 0.00005
+
+
+def _marks(columns: tuple[str, ...]) -> str:
+    return ", ".join("?" for _ in columns)
+
+
+def _insert(table: str, columns: tuple[str, ...], conflict: str = "") -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({_marks(columns)}) {conflict}"  # noqa: S608
+
+
+READ_METERS = (
+    f"SELECT {', '.join(sql.METER_COLUMNS)} FROM relay_meter WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+)
+READ_ROWS = (
+    f"SELECT {', '.join(sql.ROW_COLUMNS)} FROM relay_usagerecord WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+)
+MAKE_METER = (
+    "INSERT INTO relay_meter (id, at, requests_level, tokens_level, in_flight, day_ends, day_points, month_ends, "
+    "month_points) VALUES (?, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (id) DO NOTHING"
+)
+WRITE_METER = f"UPDATE relay_meter SET {', '.join(f'{c} = ?' for c in sql.METER_COLUMNS[1:])} WHERE id = ?"  # noqa: S608
+WRITE_ROW = f"UPDATE relay_usagerecord SET {', '.join(f'{c} = ?' for c in sql.CHANGED_COLUMNS)} WHERE id = ?"  # noqa: S608
+OTHER_COLUMNS = tuple(c for c in sql.RECORD_COLUMNS if c not in ("id", "started_at"))
+INSERT_RECORD = _insert("relay_usagerecord", ("id", "started_at", *OTHER_COLUMNS))
+METER_VALUES = attrgetter(*sql.METER_COLUMNS[1:], "id")
+ROW_VALUES = attrgetter(*sql.CHANGED_COLUMNS)
+OTHER_VALUES = attrgetter(*OTHER_COLUMNS)
+ADD_HOUR = _insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS)
+ADD_REFUSAL = _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS)
+USED = "SELECT id, ? FROM accounts_accesstoken WHERE id = ?"
+TOUCH_TOKEN = f"INSERT INTO accounts_tokenactivity (token_id, last_used_at) {USED} {sql.TOUCH_TOKENS}"  # noqa: S608
+BEAT = _insert("relay_process", ("name", "heartbeat_at"), sql.BEAT)
 
 
 class SqliteStore:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, process: str) -> None:
+        self.process = process
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._turn: int | None = None
+        self._known: set[str] = set()
 
-    def commit(self, batch: Batch) -> int:
+    def begin(self, meter_ids: Iterable[str], record_ids: Iterable[uuid.UUID]) -> Page:
+        wanted, ids = sorted(meter_ids), list(record_ids)
+        connection = self._begin()
+        try:
+            page = self._read(connection, wanted, ids)
+        except BaseException:
+            self.rollback()
+            raise
+        if len(page.meters) < len(wanted):  # some were removed since
+            self._known.clear()
+            self.rollback()
+            return self.begin(wanted, ids)
+        self._known.update(wanted)
+        return page
+
+    def _read(self, connection: sqlite3.Connection, wanted: list[str], ids: list[uuid.UUID]) -> Page:
+        unknown = [id_ for id_ in wanted if id_ not in self._known]
+        if unknown:
+            connection.executemany(MAKE_METER, [(id_,) for id_ in unknown])
+        row = connection.execute(sql.VERSION).fetchone()
+        meters = [Meter(*found) for found in connection.execute(READ_METERS, (json.dumps(wanted),))]
+        rows: list[Row] = []
+        if ids:
+            found_rows = connection.execute(READ_ROWS, (json.dumps([id_.hex for id_ in ids]),))
+            rows = [_row(found) for found in found_rows]
+        return Page(
+            process=self.process,
+            version=int(row[0]) if row else 0,
+            now=_now(),
+            meters={meter.id: meter for meter in meters},
+            rows={each.id: each for each in rows},
+        )
+
+    def commit(self, page: Page) -> None:
         connection = self._connected()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            version = self._write(connection, batch)
+            self._write(connection, page)
             connection.execute("COMMIT")
         except BaseException as exc:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(exc, (sqlite3.DataError, sqlite3.IntegrityError)):
+            self.rollback()
+            if isinstance(exc, (sqlite3.DataError, sqlite3.IntegrityError, ValueError, OverflowError)):
                 raise BadItem(type(exc).__name__) from exc
             raise
-        return version
+        self._give_turn()
+
+    def _write(self, connection: sqlite3.Connection, page: Page) -> None:
+        do = connection.executemany
+        if page.touched:
+            do(WRITE_METER, map(METER_VALUES, page.touched.values()))
+        if page.inserted:
+            do(INSERT_RECORD, map(_record_values, page.inserted))
+        if page.updated:
+            do(WRITE_ROW, [(*ROW_VALUES(row), row.id.hex) for row in page.updated.values()])
+        if hours := page.hours.rows():
+            do(ADD_HOUR, [(_text(row[0]), *row[1:]) for row in hours])
+        if page.refusals:
+            do(ADD_REFUSAL, [(_text(hour), *rest, n) for (hour, *rest), n in page.refusals.items()])
+        if page.used_tokens:
+            now = _text(datetime.now(UTC))
+            do(TOUCH_TOKEN, [(now, token) for token in page.used_tokens])
+        if page.heartbeat:
+            connection.execute(BEAT, (page.heartbeat, page.now))
+
+    def rollback(self) -> None:
+        try:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        finally:
+            self._give_turn()
+
+    # For the sweep.
+
+    def processes(self) -> tuple[int, dict[str, int], set[str]]:
+        connection = self._connected()
+        living = dict(connection.execute(sql.LIVING).fetchall())
+        return _now(), living, {row[0] for row in connection.execute(sql.PROCESSES_WITH_OPEN_RECORDS)}
+
+    def open_records(self, process: str, at_most: int) -> list[OpenRecord]:
+        found = self._connected().execute(
+            "SELECT id, token_id, user_id, team_id, coalesce(key_id, 0) FROM relay_usagerecord "
+            "WHERE outcome = 'open' AND process = ? LIMIT ?",
+            (process, at_most),
+        )
+        return [OpenRecord(uuid.UUID(row[0]), *row[1:]) for row in found]
+
+    def forget(self, process: str) -> None:
+        self._in_transaction(lambda c: c.execute("DELETE FROM relay_process WHERE name = ?", (process,)))
+
+    def wrong_slots(self) -> list[tuple[str, int, int]]:
+        return self._connected().execute(sql.WRONG_SLOTS).fetchall()
+
+    def set_slots(self, meter_ids: list[str]) -> None:
+        def correct(connection: sqlite3.Connection) -> None:
+            wrong = connection.execute(sql.WRONG_SLOTS).fetchall()
+            values = [(right, id_) for id_, _said, right in wrong if id_ in meter_ids]
+            connection.executemany("UPDATE relay_meter SET in_flight = ? WHERE id = ?", values)
+
+        self._in_transaction(correct)
+
+    def _in_transaction(self, do: Callable[[sqlite3.Connection], Any]) -> None:
+        connection = self._begin()
+        try:
+            do(connection)
+            connection.execute("COMMIT")
+        finally:
+            self.rollback()
+
+    # The connection, and whose turn it is.
+
+    def _begin(self) -> sqlite3.Connection:
+        connection = self._connected()
+        self._take_turn()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._give_turn()
+            raise
+        return connection
+
+    def _take_turn(self) -> None:
+        """SQLite's own waiting sleeps longer and longer, and whoever sleeps longest starves: this looks again at once."""
+        if self._turn is None:
+            self._turn = os.open(f"{self._path}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return fcntl.flock(self._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError("another process holds the database") from None
+                time.sleep(LOOK_AGAIN_SECONDS)
+
+    def _give_turn(self) -> None:
+        if self._turn is not None:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -39,34 +209,31 @@ class SqliteStore:
             self._connection.execute("PRAGMA synchronous=FULL")
         return self._connection
 
-    def _write(self, connection: sqlite3.Connection, batch: Batch) -> int:
-        row = connection.execute(sql.VERSION).fetchone()
-        version = int(row[0]) if row else 0
-        admitted = [admission for admission in batch.admissions if admission.version == version]
-        if admitted:
-            connection.executemany(
-                sql.insert_record("?", "1"), [tuple(map(_stored, sql.record_values(a))) for a in admitted]
-            )
-        if batch.settlements:
-            connection.executemany(
-                sql.update_record("?"),
-                [tuple(map(_stored, sql.settlement_values(s))) for s in batch.settlements],
-            )
-        if batch.used_tokens and admitted:
-            now = _stored(datetime.now(UTC))
-            connection.executemany(sql.touch_token("?"), [(token, now) for token in batch.used_tokens])
-        return version
-
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._turn is not None:
+            os.close(self._turn)
+            self._turn = None
 
 
-def _stored(value: object) -> object:
-    """As Django stores it in SQLite: a UUID as 32 hex digits, a time as text in UTC without a zone."""
-    if isinstance(value, uuid.UUID):
-        return value.hex
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ")
-    return value
+def _record_values(row: NewRow) -> tuple[Any, ...]:
+    return (row.id.hex, _text(row.started_at), *OTHER_VALUES(row))
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    row = Row(*found)
+    row.id = uuid.UUID(found[0])
+    row.started_at = datetime.fromisoformat(found[sql.ROW_COLUMNS.index("started_at")]).replace(tzinfo=UTC)
+    row.key_id = row.key_id or 0
+    return row
+
+
+def _text(moment: datetime) -> str:
+    """As Django stores it in SQLite: in UTC, without a zone."""
+    return moment.replace(tzinfo=None).isoformat(" ")

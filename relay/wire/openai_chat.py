@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from relay.errors import BadRequest, RelayError
+from relay.errors import BadRequest, BudgetExceeded, RateLimited, RelayError
 from relay.events import (
     Attachment,
     ChatRequest,
@@ -398,8 +398,10 @@ def error(exc: RelayError) -> dict[str, Any]:
 
 def error_type(exc: RelayError) -> str:
     """OpenAI's own types; what is peculiar to us is in the code."""
+    if isinstance(exc, BudgetExceeded):
+        return "insufficient_quota"
     if exc.status == 429:
-        return "requests"
+        return "tokens" if isinstance(exc, RateLimited) and exc.limit == "tokens_per_minute" else "requests"
     return "invalid_request_error" if exc.status < 500 else "server_error"
 
 

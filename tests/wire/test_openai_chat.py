@@ -914,7 +914,7 @@ def test_every_error_has_openais_shape(kind: type[RelayError]) -> None:
 
     assert set(told) == {"message", "type", "param", "code"}
     assert (told["message"], told["param"], told["code"]) == ('no "quotes"\n', "messages[0]", kind.code)
-    assert told["type"] in ("invalid_request_error", "server_error", "requests")
+    assert told["type"] in ("invalid_request_error", "server_error", "requests", "insufficient_quota")
 
 
 @pytest.mark.parametrize("include_usage", [True, False])

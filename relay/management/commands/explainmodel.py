@@ -13,6 +13,7 @@ from relay import mappings, pool
 from relay.directory import Caller, Directory, matches
 from relay.errors import Forbidden, RelayError, Unauthenticated
 from relay.events import ChatRequest
+from relay.limits import UNLIMITED
 
 
 class Command(BaseCommand):
@@ -74,9 +75,20 @@ def explain(directory: Directory, model: str, token_prefix: str) -> list[str]:
 
 def _caller(directory: Directory, token_prefix: str) -> tuple[Caller | None, list[str]]:
     if not token_prefix:
-        return Caller(directory.version, 0, "", 0, "", 0, "(none)", True, ()), [
-            "token: none named, taken as one without limits"
-        ]
+        nobody = Caller(
+            version=directory.version,
+            token_id=0,
+            token_prefix="",
+            user_id=0,
+            user_name="",
+            team_id=0,
+            team_name="(none)",
+            time_zone="UTC",
+            is_superuser=True,
+            allowed_models=(),
+            limits=(UNLIMITED, UNLIMITED, UNLIMITED),
+        )
+        return nobody, ["token: none named, taken as one without limits"]
     prefix = token_prefix.rstrip("…")
     found = [token for token in directory.tokens.values() if token.prefix.startswith(prefix)]
     if len(found) != 1:

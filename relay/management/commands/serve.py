@@ -71,6 +71,8 @@ def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
 
     config = settings.CONFIG
     counting.load()
+    # Now, not with the first request: what a process left that died is put right first.
+    relay.open()
     settle_memory()
     RelayServer(
         application,

@@ -92,7 +92,10 @@ def demo_url() -> str:
 
 def _add_demo() -> None:
     """The demo Poe server as an account of its own: no real key ever goes to it, and it serves its mappings only."""
-    account = PoeAccount.objects.create(name=DEMO_NAME, is_demo=True, **_demo_addresses())
+    # 500 requests a minute are Poe's limit, and the demo server is not Poe.
+    account = PoeAccount.objects.create(
+        name=DEMO_NAME, is_demo=True, requests_per_minute=100_000, **_demo_addresses()
+    )
     key = PoeKey(account=account, name=DEMO_NAME)
     key.store(configuration.demo_key(settings.CONFIG))
     key.save()

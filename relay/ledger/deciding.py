@@ -1,0 +1,486 @@
+"""What becomes of a batch: pure, on a page of the database that is locked while it is read and written back.
+
+Settlements come first (they free what others wait for), then changes of open records, then admissions.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from relay.errors import AllKeysBusy, BadRequest, BudgetExceeded, RateLimited, RelayError, Unavailable
+from relay.ledger import meters as rules
+from relay.ledger import periods
+from relay.ledger.items import (
+    Admission,
+    Admitted,
+    Candidate,
+    Change,
+    Reservation,
+    Settlement,
+    Stale,
+)
+from relay.ledger.meters import Meter, Refusal
+from relay.ledger.rollups import Hours
+from relay.limits import Limits, RateLimits
+
+log = logging.getLogger(__name__)
+# Hour, team, user, token, limit.
+RefusalKey = tuple[datetime, int, int, int, str]
+WHOSE = ("this access token", "its owner", "the team")
+BUSY_WAIT = 1.0
+
+
+class MissingMeters(Exception):
+    """Meters that were not locked with the page: read it again with these."""
+
+    def __init__(self, ids: set[str]) -> None:
+        super().__init__(ids)
+        self.ids = ids
+
+
+@dataclass(slots=True)
+class Row:
+    """What of a usage record the ledger reads again and may change."""
+
+    id: uuid.UUID
+    token_id: int
+    user_id: int
+    team_id: int
+    model: str
+    prompt_tokens: int
+    started_at: datetime
+    # What may change.
+    outcome: str
+    error_code: str
+    finish_reason: str
+    completion_tokens: int
+    images: int
+    points: int
+    bot: str
+    key_id: int
+    key_name: str
+    day_ends: int
+    month_ends: int
+    first_byte_ms: int | None
+    total_ms: int | None
+
+
+@dataclass(slots=True)
+class NewRow(Row):
+    """A record as it is first written: with what nothing reads again."""
+
+    request_id: str
+    token_prefix: str
+    user_name: str
+    team_name: str
+    wire: str
+    streamed: bool
+    process: str
+    tokens_estimated: bool = True
+
+
+@dataclass(slots=True)
+class Page:
+    """What a batch of `process` was decided on, and what becomes of it. `now` in microseconds, by the database's clock."""
+
+    version: int
+    now: int
+    meters: dict[str, Meter]
+    rows: dict[uuid.UUID, Row]
+    process: str = ""
+    touched: dict[str, Meter] = field(default_factory=dict)
+    inserted: list[NewRow] = field(default_factory=list)
+    updated: dict[uuid.UUID, Row] = field(default_factory=dict)
+    hours: Hours = field(default_factory=Hours)
+    # What is written along: a sign of life, tokens that were just used, refusals by hour, owners and limit.
+    heartbeat: str = ""
+    used_tokens: list[int] = field(default_factory=list)
+    refusals: dict[RefusalKey, int] = field(default_factory=dict)
+
+    def meter(self, id_: str) -> Meter:
+        try:
+            return self.meters[id_]
+        except KeyError:
+            raise MissingMeters({id_}) from None
+
+    def changed(self, found: Iterable[Meter]) -> None:
+        self.touched.update((meter.id, meter) for meter in found)
+
+    @property
+    def is_unchanged(self) -> bool:
+        return not (
+            self.touched
+            or self.inserted
+            or self.updated
+            or self.heartbeat
+            or self.used_tokens
+            or self.refusals
+        )
+
+
+Answer = Admitted | RelayError | Stale
+
+
+@dataclass(slots=True)
+class Batch:
+    admissions: list[Admission] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    settlements: list[Settlement] = field(default_factory=list)
+    # Of the admissions first, then of the changes; as soon as it is decided.
+    answers: list[Answer] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.admissions) + len(self.changes) + len(self.settlements)
+
+    def meter_ids(self) -> set[str]:
+        ids: set[str] = set()
+        for admission in self.admissions:
+            ids.update(owners(admission), *map(_carriers, admission.candidates))
+        for change in self.changes:
+            ids.update(owners(change.admission), *map(_carriers, change.candidates))
+            ids.add(f"key:{change.key_id}")
+        for settlement in self.settlements:
+            ids.update(owners(settlement))
+            ids.add(f"key:{settlement.key_id}")
+        return ids
+
+    def record_ids(self) -> list[uuid.UUID]:
+        return [*(each.id for each in self.settlements), *(each.admission.id for each in self.changes)]
+
+
+def owners(of: Admission | Settlement | Row) -> tuple[str, str, str]:
+    return (f"token:{of.token_id}", f"user:{of.user_id}", f"team:{of.team_id}")
+
+
+def _carriers(candidate: Candidate) -> tuple[str, str]:
+    return (f"key:{candidate.key_id}", f"account:{candidate.account_id}")
+
+
+def decide(page: Page, batch: Batch) -> None:
+    """Change the page and fill in the batch's answers. Raises MissingMeters before anything is answered."""
+    settled = {settlement.id for settlement in batch.settlements}
+    for settlement in batch.settlements:
+        settle(page, settlement)
+    changed = [change_(page, change) for change in batch.changes]
+    answers: list[Answer] = []
+    for admission in batch.admissions:
+        if admission.version != page.version:
+            answers.append(Stale())
+        elif admission.id in settled:
+            # Whoever asked left before it was decided.
+            answers.append(Unavailable("The relay was too slow to admit this request.", retry_after=2))
+        else:
+            answers.append(admit(page, admission))
+    batch.answers = answers + changed
+
+
+# Settling.
+
+
+def settle(page: Page, settlement: Settlement) -> None:
+    """Once: an open record, or one that was given up for lost and whose true end arrives after all."""
+    row = page.rows.get(settlement.id)
+    if row is None or not _may_settle(row.outcome, settlement.outcome):
+        return
+    was_open = row.outcome == "open"
+    found = [page.meter(id_) for id_ in owners(row)]
+    if not was_open:
+        page.hours.add(row, -1)
+    if settlement.outcome == "lost":
+        row.outcome, row.error_code = "lost", settlement.error_code
+    else:
+        _correct(row, found, settlement)
+    page.hours.add(row, +1)
+    if was_open:
+        found.append(page.meter(f"key:{row.key_id}"))
+        for meter in found:
+            meter.in_flight = max(0, meter.in_flight - 1)
+    page.changed(found)
+    page.updated[row.id] = row
+
+
+def _may_settle(is_: str, becomes: str) -> bool:
+    return is_ == "open" or (is_ == "lost" and becomes != "lost")
+
+
+def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
+    """What was reserved becomes what was used, in the record's own periods only."""
+    more_tokens = settlement.completion_tokens - row.completion_tokens
+    if settlement.points == 0 and settlement.completion_tokens == 0 and settlement.first_byte_ms is None:
+        more_tokens -= row.prompt_tokens  # nothing was answered, so nothing was used
+    for meter, counts_tokens in zip(found, settlement.counts_tokens, strict=True):
+        if counts_tokens:
+            meter.tokens_level = max(0, meter.tokens_level + more_tokens * rules.UNIT)
+        _add_points(meter, row, settlement.points - row.points)
+    row.outcome, row.error_code = settlement.outcome, settlement.error_code
+    row.finish_reason = settlement.finish_reason
+    row.completion_tokens, row.images, row.points = (
+        settlement.completion_tokens,
+        settlement.images,
+        settlement.points,
+    )
+    row.bot = settlement.bot or row.bot
+    row.first_byte_ms, row.total_ms = settlement.first_byte_ms, settlement.total_ms
+
+
+def _add_points(meter: Meter, row: Row, points: int) -> None:
+    if meter.day_ends == row.day_ends:
+        meter.day_points += points
+    if meter.month_ends == row.month_ends:
+        meter.month_points += points
+
+
+# Admitting.
+
+
+def admit(page: Page, admission: Admission) -> Answer:
+    found = [page.meter(id_) for id_ in owners(admission)]
+    for meter, limits in zip(found, admission.limits, strict=True):
+        rules.drain(meter, limits, page.now)
+    token, user, team = found
+    periods.turn(team, [token, user], admission.time_zone, page.now)
+    refusal: RelayError | None = _too_large(admission)
+    if refusal is not None:
+        return refusal
+    for reservation in admission.reservations:
+        refusal = _refusal(found, admission.limits, reservation, rules.RULES)
+        if refusal is None:
+            return _take(page, admission, reservation, found)
+    assert refusal is not None
+    if isinstance(refusal, RateLimited):
+        refusal.rate_limits = standing(found, admission.limits)
+    return refusal
+
+
+def _take(page: Page, admission: Admission, reservation: Reservation, found: list[Meter]) -> Answer:
+    candidate = _claim(page, admission.candidates)
+    if isinstance(candidate, AllKeysBusy):
+        candidate.rate_limits = standing(found, admission.limits)
+        return candidate
+    for meter, limits in zip(found, admission.limits, strict=True):
+        rules.take_request(meter, limits)
+        rules.add_tokens(meter, limits, reservation.tokens)
+        meter.in_flight += 1
+        meter.day_points += reservation.points
+        meter.month_points += reservation.points
+    page.changed(found)
+    admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits))
+    page.inserted.append(_row(page.process, admission, reservation, candidate, found[2]))
+    return admitted
+
+
+def _claim(page: Page, candidates: tuple[Candidate, ...]) -> Candidate | AllKeysBusy:
+    """The first key with a slot free, taken."""
+    wait = 60.0
+    nothing = Reservation(0, 0, 0, 0)
+    for candidate in candidates:
+        key, account = page.meter(f"key:{candidate.key_id}"), page.meter(f"account:{candidate.account_id}")
+        rules.drain(key, candidate.key_limits, page.now)
+        rules.drain(account, candidate.account_limits, page.now)
+        limits = (candidate.key_limits, candidate.account_limits)
+        refusals = _refusals([key, account], limits, nothing, rules.RULES)
+        if not refusals:
+            rules.take_request(key, candidate.key_limits)
+            rules.take_request(account, candidate.account_limits)
+            key.in_flight += 1
+            page.changed((key, account))
+            return candidate
+        wait = min(wait, max(each.wait_seconds for _whose, each in refusals))
+    return AllKeysBusy("All Poe keys are busy. Try again shortly.", retry_after=max(BUSY_WAIT, wait))
+
+
+def _row(
+    process: str, admission: Admission, reservation: Reservation, candidate: Candidate, team: Meter
+) -> NewRow:
+    return NewRow(
+        id=admission.id,
+        token_id=admission.token_id,
+        user_id=admission.user_id,
+        team_id=admission.team_id,
+        model=admission.model,
+        prompt_tokens=reservation.prompt_tokens,
+        day_ends=team.day_ends,
+        month_ends=team.month_ends,
+        started_at=admission.started_at,
+        outcome="open",
+        error_code="",
+        finish_reason="",
+        completion_tokens=reservation.output_tokens,
+        images=0,
+        points=reservation.points,
+        bot=admission.bot,
+        key_id=candidate.key_id,
+        key_name=candidate.key_name,
+        first_byte_ms=None,
+        total_ms=None,
+        request_id=admission.request_id,
+        token_prefix=admission.token_prefix,
+        user_name=admission.user_name,
+        team_name=admission.team_name,
+        wire=admission.wire,
+        streamed=admission.streamed,
+        process=process,
+    )
+
+
+# Changing an open record.
+
+
+def change_(page: Page, change: Change) -> Answer:
+    row = page.rows.get(change.admission.id)
+    if row is None or row.outcome != "open":
+        return Unavailable("The relay gave this request up while its database was away.", retry_after=2)
+    found = [page.meter(id_) for id_ in owners(row)]
+    limits, wanted = change.admission.limits, change.wanted
+    more = Reservation(
+        0, max(0, wanted.output_tokens - row.completion_tokens), 0, max(0, wanted.points - row.points)
+    )
+    for meter, its in zip(found, limits, strict=True):
+        _drain_as_known(meter, its, page.now)
+    refused: RateLimited | None = None
+    if more.tokens or more.points:
+        asked = [_as_of(row, meter, found[2]) for meter in found]
+        refused = _refusal(asked, limits, more, rules.EXTENSION_RULES)
+    if refused is None and change.candidates:
+        refused = _change_key(page, row, change.candidates)
+    if refused is not None:
+        return refused
+    if more.points:
+        _move_to_running_periods(row, found, page.now)
+    for meter, its in zip(found, limits, strict=True):
+        rules.add_tokens(meter, its, more.tokens)
+        _add_points(meter, row, more.points)
+    row.completion_tokens += more.output_tokens
+    row.points += more.points
+    row.bot = change.bot or row.bot
+    page.changed(found)
+    page.updated[row.id] = row
+    return Admitted(row.key_id, wanted, RateLimits())
+
+
+def _drain_as_known(meter: Meter, limits: Limits, now: int) -> None:
+    """A record knows the limits that it was admitted with: what one that was set meanwhile has counted is left alone."""
+    if (limits.requests_per_minute is None and meter.requests_level) or (
+        limits.tokens_per_minute is None and meter.tokens_level
+    ):
+        return
+    rules.drain(meter, limits, now)
+
+
+def _as_of(row: Row, meter: Meter, team: Meter) -> Meter:
+    """The meter as an extension of this record meets it: in periods that began since, all of the record is new."""
+    asked = copy(meter)
+    if team.day_ends != row.day_ends:
+        asked.day_points = row.points + (meter.day_points if meter.day_ends == team.day_ends else 0)
+        asked.day_ends = team.day_ends
+    if team.month_ends != row.month_ends:
+        asked.month_points = row.points + (meter.month_points if meter.month_ends == team.month_ends else 0)
+        asked.month_ends = team.month_ends
+    return asked
+
+
+def _move_to_running_periods(row: Row, found: list[Meter], now: int) -> None:
+    """An answer that needs more after midnight counts in the new day as a whole: the old one is closed."""
+    token, user, team = found
+    periods.follow(team, [token, user], now)
+    if team.day_ends != row.day_ends:
+        row.day_ends = team.day_ends
+        for meter in found:
+            meter.day_points += row.points
+    if team.month_ends != row.month_ends:
+        row.month_ends = team.month_ends
+        for meter in found:
+            meter.month_points += row.points
+
+
+def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> AllKeysBusy | None:
+    """The slot that it has may be the one that it gets: it is let go of first."""
+    old = page.meter(f"key:{row.key_id}")
+    held = min(1, old.in_flight)
+    old.in_flight -= held
+    claimed = _claim(page, candidates)
+    if isinstance(claimed, AllKeysBusy):
+        old.in_flight += held
+        return claimed
+    page.changed([old])
+    row.key_id, row.key_name = claimed.key_id, claimed.key_name
+    return None
+
+
+# Refusing.
+
+
+def _refusals(
+    found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
+) -> list[tuple[int, Refusal]]:
+    return [
+        (whose, refused)
+        for whose, (meter, its) in enumerate(zip(found, limits, strict=True))
+        for rule in of
+        if (refused := rule(meter, its, reservation)) is not None
+    ]
+
+
+def _refusal(
+    found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
+) -> RateLimited | None:
+    """The refusal that holds longest: when it is over, the others are too."""
+    refusals = _refusals(found, limits, reservation, of)
+    if not refusals:
+        return None
+    whose, refused = max(refusals, key=lambda each: each[1].wait_seconds)
+    kind = BudgetExceeded if refused.limit in rules.BUDGETS else RateLimited
+    error = kind(_sentence(WHOSE[whose], refused, reservation), retry_after=refused.wait_seconds)
+    error.limit = refused.limit
+    return error
+
+
+def _sentence(whose: str, refused: Refusal, reservation: Reservation) -> str:
+    limit = f"The limit of {whose}, {refused.value:,} {refused.limit.replace('_', ' ')}, is reached"
+    match refused.limit:
+        case "points_per_day" | "points_per_month":
+            rest = f": {refused.left:,} are left and this request may need {reservation.points:,}"
+        case "tokens_per_minute":
+            rest = f": {refused.left:,} are left now and this request may need {reservation.tokens:,}"
+        case _:
+            rest = ""
+    return f"{limit}{rest}. Come back in {_duration(refused.wait_seconds)}."
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        whole = max(1, -(-int(seconds * 1000) // 1000))
+        return f"{whole} second{'' if whole == 1 else 's'}"
+    minutes = -(-int(seconds) // 60)
+    return f"{minutes} minutes" if minutes < 180 else f"{-(-minutes // 60)} hours"
+
+
+def _too_large(admission: Admission) -> BadRequest | None:
+    """A request that no waiting would make fit."""
+    least = min(admission.reservations, key=lambda each: each.tokens)
+    for whose, limits in zip(WHOSE, admission.limits, strict=True):
+        limit = limits.tokens_per_minute
+        if limit is not None and least.tokens > limit:
+            return BadRequest(
+                f"This request may need {least.tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
+                f"{least.output_tokens:,}), more than the whole limit of {whose}: {limit:,} tokens per minute. "
+                "Shorten it, or lower `max_tokens`.",
+                code="tokens_per_minute_exceeded",
+            )
+    return None
+
+
+def standing(found: list[Meter], limits: tuple[Limits, ...]) -> RateLimits:
+    """How the limits per minute stand: of each kind the one with the least left."""
+    pairs = list(zip(found, limits, strict=True))
+    requests = [level for meter, its in pairs if (level := rules.request_level(meter, its))]
+    tokens = [level for meter, its in pairs if (level := rules.token_level(meter, its))]
+    return RateLimits(
+        min(requests, key=lambda level: level.remaining, default=None),
+        min(tokens, key=lambda level: level.remaining, default=None),
+    )

@@ -1,0 +1,133 @@
+"""What the ledger is told and what it answers: admissions, changes of an open record, settlements."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from relay.limits import Limits, RateCard, RateLimits
+
+
+class Stale(Exception):
+    """The directory is newer than what this admission rests on: reload, look again, admit again."""
+
+
+class BadItem(Exception):
+    """The database refuses this very item, whatever else is in its batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A Poe key that may serve, with what it and its account may carry."""
+
+    key_id: int
+    key_name: str
+    key_limits: Limits
+    account_id: int
+    account_limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What is set aside for a request: points and tokens, enough for so many output tokens and images of an answer."""
+
+    prompt_tokens: int
+    output_tokens: int
+    images: int
+    points: int
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.output_tokens
+
+
+def reserve(rates: RateCard, prompt_tokens: int, output_tokens: int, images: int) -> Reservation:
+    points = rates.points(prompt_tokens, output_tokens, images)
+    return Reservation(prompt_tokens, output_tokens, images, points)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request as it asks to be accepted. `version` is the directory's version that it was looked up in.
+
+    `reservations` are tried in this order: the first that the limits allow is made. `candidates`: the first free one
+    is claimed. `limits` are the token's, the user's and the team's.
+    """
+
+    version: int
+    request_id: str
+    token_id: int
+    token_prefix: str
+    user_id: int
+    user_name: str
+    team_id: int
+    team_name: str
+    time_zone: str
+    limits: tuple[Limits, Limits, Limits]
+    model: str
+    bot: str
+    wire: str
+    streamed: bool
+    reservations: tuple[Reservation, ...]
+    candidates: tuple[Candidate, ...]
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def counts_tokens(self) -> tuple[bool, bool, bool]:
+        token, user, team = (limits.tokens_per_minute is not None for limits in self.limits)
+        return token, user, team
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What an admission got: a Poe key's slot and a reservation; and how its limits stand now."""
+
+    key_id: int
+    reservation: Reservation
+    rate_limits: RateLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something more that an open record asks for: another Poe key's slot, a larger reservation, or both.
+
+    `key_id` is what it has now. Without `candidates` it keeps its key.
+    """
+
+    admission: Admission
+    key_id: int
+    wanted: Reservation
+    candidates: tuple[Candidate, ...] = ()
+    bot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a request ended: `outcome` is done, failed, disconnected or lost. Times in milliseconds.
+
+    `key_id` is the key whose slot it holds. A lost record keeps the tokens and points that were reserved for it.
+    """
+
+    id: uuid.UUID
+    token_id: int
+    user_id: int
+    team_id: int
+    key_id: int
+    outcome: str
+    error_code: str = ""
+    finish_reason: str = ""
+    completion_tokens: int = 0
+    images: int = 0
+    points: int = 0
+    bot: str = ""
+    first_byte_ms: int | None = None
+    total_ms: int | None = None
+    # Whether the token, the user and the team had a limit on tokens per minute when it was admitted.
+    counts_tokens: tuple[bool, bool, bool] = (True, True, True)
+
+
+# A settlement, or how to make it: counting a long text is the ledger's thread's work, not the event loop's.
+Settling = Settlement | Callable[[], Settlement]

@@ -1,0 +1,172 @@
+"""Meters and the rules that they hold: one function for each limit. Whole numbers only, no clock and no database.
+
+A level is a bucket that requests (or tokens) fill and that time drains (GCRA: at most the limit at once, then at the
+limit's rate). Its unit is a sixty-millionth, so that a limit of N per minute drains N units each microsecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.ledger.items import Reservation
+from relay.limits import Level, Limits
+
+UNIT = 60_000_000
+SECOND = 1_000_000
+# Processes on one database may see its clock a little out of order; a step back beyond this is a clock that was set.
+CLOCK_STEP = 5 * SECOND
+# When a request in flight will end is unknown: come back soon.
+IN_FLIGHT_WAIT = 1.0
+# A limit of nothing at all never ends by waiting.
+NEVER_WAIT = 60.0
+
+
+@dataclass(slots=True)
+class Meter:
+    """A row of relay_meter as it is read, changed and written back. `at` in microseconds, periods in seconds."""
+
+    id: str
+    at: int = 0
+    requests_level: int = 0
+    tokens_level: int = 0
+    in_flight: int = 0
+    day_ends: int = 0
+    day_points: int = 0
+    month_ends: int = 0
+    month_points: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Which limit of what value refuses, and after how many seconds it would not."""
+
+    limit: str
+    value: int
+    wait_seconds: float
+    left: int = 0
+
+
+def drain(meter: Meter, limits: Limits, now: int) -> None:
+    """Bring the levels to this moment, at the rates that the limits have now."""
+    elapsed = now - meter.at
+    if elapsed > 0 or elapsed < -CLOCK_STEP:
+        meter.at = now
+    elapsed = max(0, elapsed)
+    meter.requests_level = _drained(meter.requests_level, limits.requests_per_minute, elapsed)
+    meter.tokens_level = _drained(meter.tokens_level, limits.tokens_per_minute, elapsed)
+
+
+def _drained(level: int, per_minute: int | None, elapsed: int) -> int:
+    """A limit that was lowered finds its bucket full and no fuller: nobody pays for hours for what was allowed."""
+    return max(0, min(level, per_minute * UNIT) - per_minute * elapsed) if per_minute is not None else 0
+
+
+def take_request(meter: Meter, limits: Limits) -> None:
+    if limits.requests_per_minute is not None:
+        meter.requests_level += UNIT
+
+
+def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
+    if limits.tokens_per_minute is not None:
+        meter.tokens_level += tokens * UNIT
+
+
+# The rules. Each is asked about a request with this reservation, on a meter that was drained and whose periods are the
+# current ones, and answers with a refusal or None.
+
+
+def requests_per_minute(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
+    """At most the limit at once; what was used comes back at the limit's rate per minute."""
+    return _level_rule("requests_per_minute", meter.requests_level, 1, limits.requests_per_minute)
+
+
+def tokens_per_minute(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
+    """Prompt and reserved answer together, at most the limit at once, back at the limit's rate per minute."""
+    return _level_rule(
+        "tokens_per_minute",
+        meter.tokens_level,
+        reservation.tokens,
+        limits.tokens_per_minute,
+    )
+
+
+def requests_in_flight(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
+    """At most the limit at the same time."""
+    limit = limits.requests_in_flight
+    if limit is None or meter.in_flight < limit:
+        return None
+    return Refusal("requests_in_flight", limit, IN_FLIGHT_WAIT)
+
+
+def points_per_day(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
+    """What was used and is reserved today, with this, is at most the limit."""
+    return _budget_rule(
+        "points_per_day",
+        meter.day_points,
+        reservation.points,
+        limits.points_per_day,
+        meter.day_ends,
+        meter.at,
+    )
+
+
+def points_per_month(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
+    """What was used and is reserved this month, with this, is at most the limit."""
+    return _budget_rule(
+        "points_per_month",
+        meter.month_points,
+        reservation.points,
+        limits.points_per_month,
+        meter.month_ends,
+        meter.at,
+    )
+
+
+Rule = Callable[[Meter, Limits, Reservation], Refusal | None]
+RULES: tuple[Rule, ...] = (
+    requests_per_minute,
+    tokens_per_minute,
+    requests_in_flight,
+    points_per_day,
+    points_per_month,
+)
+# What a larger reservation of a running request is asked: it is no further request.
+EXTENSION_RULES: tuple[Rule, ...] = (tokens_per_minute, points_per_day, points_per_month)
+BUDGETS = frozenset({"points_per_day", "points_per_month"})
+
+
+def _level_rule(name: str, level: int, wanted: int, limit: int | None) -> Refusal | None:
+    if limit is None:
+        return None
+    over = level + wanted * UNIT - limit * UNIT
+    if over <= 0:
+        return None
+    if limit == 0:
+        return Refusal(name, 0, NEVER_WAIT)
+    return Refusal(name, limit, -(-over // limit) / SECOND, max(0, limit - -(-level // UNIT)))
+
+
+def _budget_rule(name: str, used: int, wanted: int, limit: int | None, ends: int, now: int) -> Refusal | None:
+    if limit is None or used + wanted <= limit:
+        return None
+    return Refusal(name, limit, max(1.0, ends - now / SECOND), max(0, limit - used))
+
+
+# How the limits stand.
+
+
+def request_level(meter: Meter, limits: Limits) -> Level | None:
+    return _level(meter.requests_level, limits.requests_per_minute)
+
+
+def token_level(meter: Meter, limits: Limits) -> Level | None:
+    return _level(meter.tokens_level, limits.tokens_per_minute)
+
+
+def _level(level: int, limit: int | None) -> Level | None:
+    if limit is None:
+        return None
+    return Level(
+        limit, max(0, (limit * UNIT - level) // UNIT), level / limit / SECOND if limit else NEVER_WAIT
+    )

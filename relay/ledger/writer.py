@@ -1,0 +1,482 @@
+"""The ledger's thread: group commit, retries, the spool, heartbeats and the sweep.
+
+Whatever waits in this process goes into the next transaction. Nothing here runs on the event loop but putting an item
+into a queue and taking the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from relay.errors import RateLimited, Unavailable
+from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide
+from relay.ledger.items import Admission, Admitted, BadItem, Change, Settlement, Settling
+from relay.ledger.rollups import hour_of
+from relay.ledger.spool import Orphan, Spool
+from relay.ledger.store import Conflict, OpenRecord, Store
+
+log = logging.getLogger(__name__)
+
+# Nobody waits longer than this for an admission, whatever the database does.
+ADMIT_SECONDS = 2.0
+# A token's last use is written at most this often by a process, in seconds.
+LAST_USED_EVERY = 60
+RETRY_FIRST, RETRY_MOST = 0.1, 1.0
+CONFLICT_TRIES = 4
+# Settlements that piled up while the database was down are written in transactions of this many.
+MOST_AT_ONCE = 200
+HEARTBEAT_SECONDS = 5.0
+# A process that gave no sign of life for so long is dead. Nobody is judged by one who has not lived as long unbroken.
+LEASE_SECONDS = 20.0
+SWEEP_AT_ONCE = 100
+REPAIR_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    item: Admission | Change
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Admitted]
+
+    def answer(self, answer: Answer) -> None:
+        """On the loop."""
+        if self.future.done():
+            return
+        if isinstance(answer, Admitted):
+            self.future.set_result(answer)
+        else:
+            self.future.set_exception(answer)
+
+    def expire(self) -> None:
+        self.answer(Unavailable("The relay's database is too slow. Try again shortly.", retry_after=2))
+
+
+@dataclass(slots=True)
+class _Settling:
+    settling: Settling
+    otherwise: Settlement | None
+
+    def made(self) -> Settlement | None:
+        if isinstance(self.settling, Settlement):
+            return self.settling
+        try:
+            return self.settling()
+        except Exception as exc:
+            log.exception("a settlement cannot be made", exc_info=exc)
+            return self.otherwise
+
+
+# None: the end.
+_Item = _Waiting | _Settling | threading.Event | None
+
+
+class Ledger:
+    def __init__(self, store: Store, spool: Spool) -> None:
+        self._store = store
+        self._spool = spool
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._marks: list[threading.Event] = []
+        # What is to be written, oldest first; so many of them are in the spool.
+        self._unsettled: list[Settlement] = []
+        self._spooled = 0
+        self._disk = threading.Lock()
+        self._last_used: dict[int, float] = {}
+        self._refused: dict[RefusalKey, int] = defaultdict(int)
+        self._retry_at = 0.0
+        self._retry_after = RETRY_FIRST
+        self._is_down = False
+        self._beat_at = 0.0
+        self._has_beaten = False
+        self._living_since: float | None = None
+        self._repair_at = time.monotonic() + REPAIR_SECONDS
+        self._orphans: list[Orphan] = []
+        self._dead: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    @property
+    def process(self) -> str:
+        return self._spool.process
+
+    @property
+    def spool_bytes(self) -> int:
+        return self._spool.size
+
+    async def admit(self, admission: Admission) -> Admitted:
+        """Write the usage record. Raises Stale, or a RelayError that says why not; then nothing was used up."""
+        return await self._ask(admission)
+
+    async def change(self, change: Change) -> Admitted:
+        """Another key or a larger reservation for an open record, or a RelayError: then it keeps what it has."""
+        return await self._ask(change)
+
+    async def _ask(self, item: Admission | Change) -> Admitted:
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(item, loop, loop.create_future())
+        deadline = loop.call_later(ADMIT_SECONDS, waiting.expire)
+        self._queue.put(waiting)
+        try:
+            return await waiting.future
+        except (asyncio.CancelledError, Unavailable):
+            if isinstance(item, Admission):
+                # It may be committed already or may be yet: settled as nothing, which is harmless to no row.
+                self.settle(_nothing_happened(item))
+            raise
+        finally:
+            deadline.cancel()
+
+    def settle(self, settling: Settling, otherwise: Settlement | None = None) -> None:
+        """Take it in and return at once. It is written whatever becomes of the request, its client or its task.
+
+        `otherwise` is written if the settlement cannot be made.
+        """
+        self._queue.put(_Settling(settling, otherwise))
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until all that was taken in is written; False if the database did not take it in time."""
+        done = threading.Event()
+        self._queue.put(done)
+        return done.wait(seconds)
+
+    def close(self, seconds: float = 5.0) -> bool:
+        """Write what is left. What the database does not take in time stays in the spool for the next process."""
+        flushed = self.flush(seconds)
+        self._queue.put(None)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            # It hangs in the database. What it would have written is put on disk without it.
+            self._take_in(_drain(self._queue))
+            self._keep_on_disk()
+        return flushed
+
+    # In the ledger's thread.
+
+    def _run(self) -> None:
+        while True:
+            items = self._wait()
+            try:
+                self._work(items)
+            except Exception as exc:
+                # A bug must not stop the ledger for good; what waits is refused when its time is over.
+                log.exception("the ledger failed", exc_info=exc)
+            if None in items:
+                self._end()
+                return
+
+    def _work(self, items: list[_Item]) -> None:
+        self._marks += [item for item in items if isinstance(item, threading.Event)]
+        self._take_in(items)
+        self._write([item for item in items if isinstance(item, _Waiting)])
+        if not self._unsettled:
+            for mark in self._marks:
+                mark.set()
+            self._marks.clear()
+        if not self._is_down:
+            self._look_after()
+
+    def _take_in(self, items: list[_Item]) -> None:
+        for item in items:
+            if isinstance(item, _Settling) and (settlement := item.made()) is not None:
+                self._unsettled.append(settlement)
+
+    def _wait(self) -> list[_Item]:
+        """Everything that waits; blocks for the first, or until something is due."""
+        try:
+            first = self._queue.get(timeout=self._due_in())
+        except queue.Empty:
+            return []
+        return [first, *_drain(self._queue)]
+
+    def _due_in(self) -> float:
+        if self._is_down:
+            return max(0.01, self._retry_at - time.monotonic())
+        if self._dead or self._orphans or self._unsettled:
+            return 0.001
+        return max(0.01, self._beat_at - time.monotonic())
+
+    def _write(self, waiting: list[_Waiting]) -> None:
+        due_at = self._retry_at if self._is_down else self._beat_at
+        if not waiting and (self._is_down or not self._unsettled) and time.monotonic() < due_at:
+            return self._keep_what_waits()
+        settlements = self._unsettled[:MOST_AT_ONCE]
+        batch = _batch(waiting, settlements)
+        try:
+            self._commit(batch)
+        except BadItem as exc:
+            log.warning("a batch of the ledger has a bad item: %s", exc)
+            self._write_one_by_one(waiting, settlements)
+        except Exception as exc:  # the database is down, restarting or full: whatever its driver calls that
+            self._failed(waiting, exc)
+        else:
+            self._succeeded(len(settlements))
+            self._answer(waiting, batch.answers)
+
+    def _commit(self, batch: Batch) -> None:
+        """One transaction; again when others were in the way. Raises BadItem, or whatever says that it is down."""
+        for _try in range(CONFLICT_TRIES - 1):
+            try:
+                return self._commit_once(batch)
+            except Conflict as exc:
+                log.info("the ledger's transaction is tried again: %s", exc)
+        return self._commit_once(batch)
+
+    def _commit_once(self, batch: Batch) -> None:
+        meter_ids = batch.meter_ids()
+        while True:
+            page = self._store.begin(meter_ids, batch.record_ids())
+            try:
+                decide(page, batch)
+                break
+            except MissingMeters as exc:
+                self._store.rollback()
+                meter_ids |= exc.ids
+            except Exception as exc:
+                self._store.rollback()
+                log.exception("a batch of the ledger cannot be decided", exc_info=exc)
+                raise BadItem(type(exc).__name__) from exc
+        self._write_along(page)
+        if page.is_unchanged:
+            self._store.rollback()
+            return
+        self._store.commit(page)
+        self._was_written_along(page)
+
+    def _write_along(self, page: Page) -> None:
+        now = time.monotonic()
+        used = {row.token_id for row in page.inserted}
+        page.used_tokens = sorted(
+            t for t in used if now - self._last_used.get(t, -LAST_USED_EVERY) >= LAST_USED_EVERY
+        )
+        if now >= self._beat_at:
+            page.heartbeat = self.process
+            page.refusals = dict(self._refused)
+
+    def _was_written_along(self, page: Page) -> None:
+        now = time.monotonic()
+        self._last_used.update(dict.fromkeys(page.used_tokens, now))
+        for key, count in page.refusals.items():
+            self._refused[key] -= count
+            if not self._refused[key]:
+                del self._refused[key]
+        if page.heartbeat:
+            if self._living_since is None or now - self._beat_at > LEASE_SECONDS / 2:
+                self._living_since = now
+            self._beat_at, self._has_beaten = now + HEARTBEAT_SECONDS, True
+
+    def _succeeded(self, settlements: int) -> None:
+        """So many of those that wait are written."""
+        if self._is_down:
+            log.warning("the ledger can be written again")
+        self._is_down, self._retry_at, self._retry_after = False, 0.0, RETRY_FIRST
+        with self._disk:
+            del self._unsettled[:settlements]
+            self._spooled = max(0, self._spooled - settlements)
+            if self._unsettled or not self._spool.size:
+                return
+            try:
+                self._spool.clear()
+            except OSError as exc:  # tried again after the next batch; written twice is harmless
+                log.error("the spool cannot be cleared: %s", exc.strerror)
+
+    def _answer(self, waiting: list[_Waiting], answers: list[Answer]) -> None:
+        """Batch.answers has the admissions first, as `waiting` has."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Answer]]] = defaultdict(list)
+        for each, answer in zip(waiting, answers, strict=True):
+            by_loop[each.loop].append((each, answer))
+            if isinstance(answer, RateLimited) and isinstance(each.item, Admission):
+                self._count_refusal(each.item, answer)
+        for loop, told in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_tell, told)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits any more
+
+    def _count_refusal(self, admission: Admission, refusal: RateLimited) -> None:
+        hour = hour_of(datetime.now(UTC))
+        self._refused[hour, admission.team_id, admission.user_id, admission.token_id, refusal.limit] += 1
+
+    def _failed(self, waiting: list[_Waiting], exc: Exception) -> None:
+        if not self._is_down:
+            log.warning("the ledger cannot be written: %s", type(exc).__name__)
+        self._is_down, self._living_since = True, None
+        self._retry_at = time.monotonic() + self._retry_after
+        self._retry_after = min(self._retry_after * 2, RETRY_MOST)
+        # The commit may have succeeded all the same: whoever waits settles an admission as nothing when told this.
+        self._answer(
+            waiting,
+            [Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2)]
+            * len(waiting),
+        )
+        self._keep_what_waits()
+
+    def _keep_what_waits(self) -> None:
+        """What the database did not take is on disk before anything else happens."""
+        if self._is_down:
+            self._keep_on_disk()
+
+    def _keep_on_disk(self) -> None:
+        with self._disk:
+            if self._spooled == len(self._unsettled):
+                return
+            try:
+                self._spool.append(self._unsettled[self._spooled :])
+                self._spooled = len(self._unsettled)
+            except OSError as exc:
+                log.error("the spool cannot be written: %s", exc.strerror)
+
+    def _write_one_by_one(self, waiting: list[_Waiting], settlements: list[Settlement]) -> None:
+        """One bad item is refused, never the batch."""
+        left = list(waiting)
+        try:
+            for settlement in settlements:
+                self._commit_or_give_up(settlement)
+                self._succeeded(1)
+            while left:
+                batch = _batch(left[:1], [])
+                try:
+                    self._commit(batch)
+                except BadItem:
+                    batch.answers = [Unavailable("This request could not be written down.", retry_after=None)]
+                self._answer(left[:1], batch.answers)
+                left.pop(0)
+        except Exception as exc:
+            self._failed(left, exc)
+
+    def _commit_or_give_up(self, settlement: Settlement) -> None:
+        """What the database refuses for what it is leaves its record as lost, and holds up nothing else."""
+        try:
+            self._commit(Batch(settlements=[settlement]))
+        except BadItem as exc:
+            log.error("the settlement of %s is refused by the database: %s", settlement.id, exc)
+            try:
+                self._commit(Batch(settlements=[_lost(settlement, "unsettled")]))
+            except BadItem:
+                log.error("the record %s stays open until this process ends", settlement.id)
+
+    # Looking after others: one step at a time, between batches.
+
+    def _look_after(self) -> None:
+        try:
+            if self._orphans:
+                self._adopt(self._orphans[0])
+                self._orphans.pop(0)
+            elif self._dead:
+                self._sweep(self._dead[0])
+            elif self._has_beaten:
+                self._has_beaten = False
+                self._look_for_the_dead()
+        except Exception as exc:
+            log.warning("the ledger cannot be swept now: %s", type(exc).__name__)
+            self._dead = []
+            self._is_down, self._retry_at = True, time.monotonic() + RETRY_MOST
+
+    def _adopt(self, orphan: Orphan) -> None:
+        """A dead process of this host, proven by its released lock: its settlements first, then what it left open."""
+        for start in range(0, len(orphan.settlements), MOST_AT_ONCE):
+            some = orphan.settlements[start : start + MOST_AT_ONCE]
+            try:
+                self._commit(Batch(settlements=some))
+            except BadItem:
+                for settlement in some:
+                    self._commit_or_give_up(settlement)
+        while self._sweep_some(orphan.process):
+            pass
+        self._store.forget(orphan.process)
+        orphan.remove()
+
+    def _look_for_the_dead(self) -> None:
+        now = time.monotonic()
+        if now >= self._repair_at:
+            self._repair_at = now + REPAIR_SECONDS
+            self._repair_slots()
+        self._orphans = self._spool.orphans()
+        if self._living_since is None or now - self._living_since < LEASE_SECONDS:
+            return
+        moment, beats, busy = self._store.processes()
+        limit = moment - int(LEASE_SECONDS * 1_000_000)
+        self._dead = sorted(
+            name for name in busy | beats.keys() if name != self.process and beats.get(name, 0) < limit
+        )
+
+    def _sweep(self, process: str) -> None:
+        if not self._sweep_some(process):
+            self._store.forget(process)
+            self._dead.remove(process)
+
+    def _sweep_some(self, process: str) -> int:
+        records = self._store.open_records(process, SWEEP_AT_ONCE)
+        if records:
+            log.warning("%d requests of the process %s, which is gone, are lost", len(records), process)
+            self._commit(Batch(settlements=[_lost(each, "process_died") for each in records]))
+        return len(records)
+
+    def _repair_slots(self) -> None:
+        """Slots are what open records hold, and nothing else."""
+        wrong = self._store.wrong_slots()
+        if wrong:
+            log.error(
+                "slots are put right: %s", ", ".join(f"{id_} {said} -> {n}" for id_, said, n in wrong[:20])
+            )
+            self._store.set_slots([id_ for id_, _said, _n in wrong])
+
+    def _end(self) -> None:
+        for orphan in self._orphans:
+            orphan.release()
+        self._keep_on_disk()
+        if self._unsettled:
+            log.error("%d settlements are left in the spool", len(self._unsettled))
+        try:
+            if not self._unsettled:
+                self._store.forget(self.process)
+            self._store.close()
+        except Exception as exc:
+            log.warning("the ledger could not sign off: %s", type(exc).__name__)
+        self._spool.close()
+
+
+def _drain(items: queue.SimpleQueue[_Item]) -> list[_Item]:
+    drained = []
+    try:
+        while True:
+            drained.append(items.get_nowait())
+    except queue.Empty:
+        return drained
+
+
+def _batch(waiting: list[_Waiting], settlements: list[Settlement]) -> Batch:
+    """Sorts `waiting` into the order of the batch's answers."""
+    waiting.sort(key=lambda each: isinstance(each.item, Change))
+    return Batch(
+        [each.item for each in waiting if isinstance(each.item, Admission)],
+        [each.item for each in waiting if isinstance(each.item, Change)],
+        settlements,
+    )
+
+
+def _tell(told: list[tuple[_Waiting, Answer]]) -> None:
+    for waiting, answer in told:
+        waiting.answer(answer)
+
+
+def _lost(of: Settlement | OpenRecord, error_code: str) -> Settlement:
+    return Settlement(of.id, of.token_id, of.user_id, of.team_id, of.key_id, "lost", error_code=error_code)
+
+
+def _nothing_happened(admission: Admission) -> Settlement:
+    return Settlement(
+        id=admission.id,
+        token_id=admission.token_id,
+        user_id=admission.user_id,
+        team_id=admission.team_id,
+        key_id=admission.candidates[0].key_id if admission.candidates else 0,
+        outcome="failed",
+        error_code="not_started",
+        counts_tokens=admission.counts_tokens,
+    )
