@@ -311,6 +311,11 @@ class Directory:
             limits=(token.limits, user.limits, team.limits),
         )
 
+    def limits_of(self, token_id: int, user_id: int, team_id: int) -> tuple[Limits, Limits, Limits] | None:
+        """As they are now; None if one of these is gone."""
+        token, user, team = self.tokens.get(token_id), self.users.get(user_id), self.teams.get(team_id)
+        return (token.limits, user.limits, team.limits) if token and user and team else None
+
     def find_exact(self, model: str) -> Mapping | None:
         return self._exact.get(model.casefold())
 

@@ -83,7 +83,7 @@ class Relay:
         )
 
     async def start(self) -> None:
-        """Load the directory and open the ledger, or raise Unavailable; does nothing the second time."""
+        """Load the directory, or raise Unavailable; does nothing the second time."""
         if self.directory.version >= 0:
             return
         async with self._starting:
@@ -134,7 +134,7 @@ class Relay:
         began = time.perf_counter()
         prompt_tokens = await counting.count_prompt(chat)
         admission, admitted, caller, mapping, keys = await self._admit(asking, caller, chat, prompt_tokens)
-        answer = Answer(self.ledger, admission, admitted, self._rates(mapping), chat.max_tokens, began)
+        answer = Answer(self, admission, admitted, self._rates(mapping), chat.max_tokens, began)
         try:
             await self._open(answer, chat, caller, mapping, keys)
         except BaseException as exc:
@@ -306,7 +306,7 @@ class Answer:
 
     def __init__(
         self,
-        ledger: Ledger,
+        relay: Relay,
         admission: Admission,
         admitted: Admitted,
         rates: RateCard,
@@ -319,7 +319,8 @@ class Answer:
         # The fallback model that answers instead of the one asked for, if any.
         self.fallback_model: str | None = None
         self.usage = Usage(admitted.reservation.prompt_tokens, 0)
-        self._ledger = ledger
+        self._ledger = relay.ledger
+        self._directory = relay.directory
         self._bot = admission.bot
         self._rates = rates
         self._reserved = admitted.reservation
@@ -344,10 +345,16 @@ class Answer:
         wanted = reserve(
             rates, self._reserved.prompt_tokens, self._reserved.output_tokens, 1 if rates.image else 0
         )
-        change = Change(self.admission, self.key_id, wanted, candidates, bot)
-        self.key_id = (await self._ledger.change(change)).key_id
+        self.key_id = (await self._change(wanted, candidates, bot)).key_id
         self._bot, self._rates, self._reserved = bot, rates, wanted
         self._bound_by_reservation()
+
+    async def _change(
+        self, wanted: Reservation, candidates: tuple[Candidate, ...] = (), bot: str = ""
+    ) -> Admitted:
+        asked = self.admission
+        limits = self._directory.limits_of(asked.token_id, asked.user_id, asked.team_id)
+        return await self._ledger.change(Change(asked, self.key_id, wanted, candidates, bot, limits))
 
     def _bound_by_reservation(self) -> None:
         if self._is_bounded:
@@ -439,7 +446,7 @@ class Answer:
             if wanted == reserved:
                 break
             try:
-                await self._ledger.change(Change(self.admission, self.key_id, wanted))
+                await self._change(wanted)
             except Unavailable:
                 return False  # asked again with the next words
             except RelayError:

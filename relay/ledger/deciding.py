@@ -26,13 +26,14 @@ from relay.ledger.items import (
 )
 from relay.ledger.meters import Meter, Refusal
 from relay.ledger.rollups import Hours
-from relay.limits import Limits, RateLimits
+from relay.limits import UNLIMITED, Limits, RateLimits
 
 log = logging.getLogger(__name__)
 # Hour, team, user, token, limit.
 RefusalKey = tuple[datetime, int, int, int, str]
 WHOSE = ("this access token", "its owner", "the team")
 BUSY_WAIT = 1.0
+NO_RATE_LIMITS = RateLimits()
 
 
 class MissingMeters(Exception):
@@ -109,7 +110,8 @@ class Page:
             raise MissingMeters({id_}) from None
 
     def changed(self, found: Iterable[Meter]) -> None:
-        self.touched.update((meter.id, meter) for meter in found)
+        for meter in found:
+            self.touched[meter.id] = meter
 
     @property
     def is_unchanged(self) -> bool:
@@ -230,9 +232,9 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
 
 def _add_points(meter: Meter, row: Row, points: int) -> None:
     if meter.day_ends == row.day_ends:
-        meter.day_points += points
+        meter.day_points = max(0, meter.day_points + points)
     if meter.month_ends == row.month_ends:
-        meter.month_points += points
+        meter.month_points = max(0, meter.month_points + points)
 
 
 # Admitting.
@@ -336,12 +338,12 @@ def change_(page: Page, change: Change) -> Answer:
     if row is None or row.outcome != "open":
         return Unavailable("The relay gave this request up while its database was away.", retry_after=2)
     found = [page.meter(id_) for id_ in owners(row)]
-    limits, wanted = change.admission.limits, change.wanted
+    limits, wanted = change.limits or change.admission.limits, change.wanted
     more = Reservation(
         0, max(0, wanted.output_tokens - row.completion_tokens), 0, max(0, wanted.points - row.points)
     )
     for meter, its in zip(found, limits, strict=True):
-        _drain_as_known(meter, its, page.now)
+        rules.drain(meter, its, page.now)
     refused: RateLimited | None = None
     if more.tokens or more.points:
         asked = [_as_of(row, meter, found[2]) for meter in found]
@@ -360,16 +362,7 @@ def change_(page: Page, change: Change) -> Answer:
     row.bot = change.bot or row.bot
     page.changed(found)
     page.updated[row.id] = row
-    return Admitted(row.key_id, wanted, RateLimits())
-
-
-def _drain_as_known(meter: Meter, limits: Limits, now: int) -> None:
-    """A record knows the limits that it was admitted with: what one that was set meanwhile has counted is left alone."""
-    if (limits.requests_per_minute is None and meter.requests_level) or (
-        limits.tokens_per_minute is None and meter.tokens_level
-    ):
-        return
-    rules.drain(meter, limits, now)
+    return Admitted(row.key_id, wanted, NO_RATE_LIMITS)
 
 
 def _as_of(row: Row, meter: Meter, team: Meter) -> Meter:
@@ -421,6 +414,7 @@ def _refusals(
     return [
         (whose, refused)
         for whose, (meter, its) in enumerate(zip(found, limits, strict=True))
+        if not rules.fits(meter, its, reservation)
         for rule in of
         if (refused := rule(meter, its, reservation)) is not None
     ]
@@ -477,10 +471,9 @@ def _too_large(admission: Admission) -> BadRequest | None:
 
 def standing(found: list[Meter], limits: tuple[Limits, ...]) -> RateLimits:
     """How the limits per minute stand: of each kind the one with the least left."""
-    pairs = list(zip(found, limits, strict=True))
-    requests = [level for meter, its in pairs if (level := rules.request_level(meter, its))]
-    tokens = [level for meter, its in pairs if (level := rules.token_level(meter, its))]
-    return RateLimits(
-        min(requests, key=lambda level: level.remaining, default=None),
-        min(tokens, key=lambda level: level.remaining, default=None),
-    )
+    requests = tokens = None
+    for meter, its in zip(found, limits, strict=True):
+        if its is not UNLIMITED:
+            requests = rules.tighter(requests, meter.requests_level, its.requests_per_minute)
+            tokens = rules.tighter(tokens, meter.tokens_level, its.tokens_per_minute)
+    return RateLimits(rules.level(requests), rules.level(tokens)) if requests or tokens else NO_RATE_LIMITS

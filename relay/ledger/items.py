@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +18,13 @@ class Stale(Exception):
 
 class BadItem(Exception):
     """The database refuses this very item, whatever else is in its batch."""
+
+
+def new_id() -> uuid.UUID:
+    """A UUID of version 7: ordered by time, so that the index of millions of records grows at its end."""
+    milliseconds, chance = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
+    number = milliseconds << 80 | 7 << 76 | (chance >> 62 & 0xFFF) << 64 | 2 << 62 | chance & (1 << 62) - 1
+    return uuid.UUID(int=number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,7 @@ class Admission:
     streamed: bool
     reservations: tuple[Reservation, ...]
     candidates: tuple[Candidate, ...]
-    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    id: uuid.UUID = field(default_factory=new_id)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -94,7 +103,8 @@ class Admitted:
 class Change:
     """Something more that an open record asks for: another Poe key's slot, a larger reservation, or both.
 
-    `key_id` is what it has now. Without `candidates` it keeps its key.
+    `key_id` is what it has now; without `candidates` it keeps its key. `limits` are the token's, the user's and the
+    team's as they are now, if they are known.
     """
 
     admission: Admission
@@ -102,6 +112,7 @@ class Change:
     wanted: Reservation
     candidates: tuple[Candidate, ...] = ()
     bot: str = ""
+    limits: tuple[Limits, Limits, Limits] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,26 @@ EXTENSION_RULES: tuple[Rule, ...] = (tokens_per_minute, points_per_day, points_p
 BUDGETS = frozenset({"points_per_day", "points_per_month"})
 
 
+def fits(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
+    """Whether no rule refuses, in one look: almost always nothing does, and then no rule need be asked."""
+    return (
+        (
+            limits.requests_per_minute is None
+            or meter.requests_level + UNIT <= limits.requests_per_minute * UNIT
+        )
+        and (
+            limits.tokens_per_minute is None
+            or meter.tokens_level + reservation.tokens * UNIT <= limits.tokens_per_minute * UNIT
+        )
+        and (limits.requests_in_flight is None or meter.in_flight < limits.requests_in_flight)
+        and (limits.points_per_day is None or meter.day_points + reservation.points <= limits.points_per_day)
+        and (
+            limits.points_per_month is None
+            or meter.month_points + reservation.points <= limits.points_per_month
+        )
+    )
+
+
 def _level_rule(name: str, level: int, wanted: int, limit: int | None) -> Refusal | None:
     if limit is None:
         return None
@@ -155,18 +175,20 @@ def _budget_rule(name: str, used: int, wanted: int, limit: int | None, ends: int
 
 # How the limits stand.
 
-
-def request_level(meter: Meter, limits: Limits) -> Level | None:
-    return _level(meter.requests_level, limits.requests_per_minute)
-
-
-def token_level(meter: Meter, limits: Limits) -> Level | None:
-    return _level(meter.tokens_level, limits.tokens_per_minute)
+# Left, level, limit.
+Stand = tuple[int, int, int]
 
 
-def _level(level: int, limit: int | None) -> Level | None:
+def tighter(than: Stand | None, level: int, limit: int | None) -> Stand | None:
+    """The one of the two with the least left."""
     if limit is None:
+        return than
+    left = max(0, (limit * UNIT - level) // UNIT)
+    return (left, level, limit) if than is None or left < than[0] else than
+
+
+def level(stand: Stand | None) -> Level | None:
+    if stand is None:
         return None
-    return Level(
-        limit, max(0, (limit * UNIT - level) // UNIT), level / limit / SECOND if limit else NEVER_WAIT
-    )
+    left, filled, limit = stand
+    return Level(limit, left, filled / limit / SECOND if limit else NEVER_WAIT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -81,5 +82,5 @@ def contribution(row: Row) -> tuple[int, ...]:
 def histogram(first_byte_ms: int | None) -> list[int]:
     counts = [0] * (len(FIRST_BYTE_BOUNDS) + 1)
     if first_byte_ms is not None:
-        counts[sum(first_byte_ms > bound for bound in FIRST_BYTE_BOUNDS)] = 1
+        counts[bisect_left(FIRST_BYTE_BOUNDS, first_byte_ms)] = 1
     return counts
