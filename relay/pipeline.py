@@ -495,7 +495,11 @@ class Answer:
         self._settled = True
         total_ms = self._elapsed()
         # Made in the ledger's thread: counting a long text would hold up the loop.
-        self._ledger.settle(lambda: self._settlement(outcome, error_code, total_ms), self._lost())
+        # A caller whose slots are counted gets this one back at once.
+        has_slots = any(limits.requests_in_flight is not None for limits in self.admission.limits)
+        self._ledger.settle(
+            lambda: self._settlement(outcome, error_code, total_ms), self._lost(), may_wait=not has_slots
+        )
 
     def _lost(self) -> Settlement:
         """If it cannot be said how it ended, it counts as reserved."""

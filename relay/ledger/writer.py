@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # Nobody waits longer than this for an admission, whatever the database does.
 ADMIT_SECONDS = 2.0
+# So long a settlement waits for company. A process that is killed in between has its request counted as reserved.
+COMPANY_SECONDS = 0.005
 # A token's last use is written at most this often by a process, in seconds.
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.1, 1.0
@@ -62,6 +64,7 @@ class _Waiting:
 class _Settling:
     settling: Settling
     otherwise: Settlement | None
+    may_wait: bool
 
     def made(self) -> Settlement | None:
         if isinstance(self.settling, Settlement):
@@ -132,12 +135,15 @@ class Ledger:
         finally:
             deadline.cancel()
 
-    def settle(self, settling: Settling, otherwise: Settlement | None = None) -> None:
+    def settle(
+        self, settling: Settling, otherwise: Settlement | None = None, *, may_wait: bool = False
+    ) -> None:
         """Take it in and return at once. It is written whatever becomes of the request, its client or its task.
 
-        `otherwise` is written if the settlement cannot be made.
+        `otherwise` is written if the settlement cannot be made. One that `may_wait` waits some milliseconds for an
+        admission to share its transaction with: nobody is waiting for its slot.
         """
-        self._queue.put(_Settling(settling, otherwise))
+        self._queue.put(_Settling(settling, otherwise, may_wait))
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was taken in is written; False if the database did not take it in time."""
@@ -188,11 +194,15 @@ class Ledger:
 
     def _wait(self) -> list[_Item]:
         """Everything that waits; blocks for the first, or until something is due."""
+        items: list[_Item] = []
         try:
-            first = self._queue.get(timeout=self._due_in())
+            items += [self._queue.get(timeout=self._due_in()), *_drain(self._queue)]
+            until = time.monotonic() + COMPANY_SECONDS
+            while (left := until - time.monotonic()) > 0 and all(map(_may_wait, items)):
+                items += [self._queue.get(timeout=left), *_drain(self._queue)]
         except queue.Empty:
-            return []
-        return [first, *_drain(self._queue)]
+            pass
+        return items
 
     def _due_in(self) -> float:
         if self._is_down:
@@ -439,6 +449,10 @@ class Ledger:
         except Exception as exc:
             log.warning("the ledger could not sign off: %s", type(exc).__name__)
         self._spool.close()
+
+
+def _may_wait(item: _Item) -> bool:
+    return isinstance(item, _Settling) and item.may_wait
 
 
 def _drain(items: queue.SimpleQueue[_Item]) -> list[_Item]:
