@@ -119,9 +119,10 @@ class PostgresStore:
     def __init__(self, parameters: dict[str, Any], process: str) -> None:
         self.process = process
         self._parameters = {
-            "connect_timeout": 3,
-            "tcp_user_timeout": 3000,
             **parameters,
+            # Nobody waits longer for an admission.
+            "connect_timeout": 2,
+            "tcp_user_timeout": 3000,
             "options": SESSION,
         }
         self._pipe: Pipe | None = None

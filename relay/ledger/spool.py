@@ -48,7 +48,7 @@ class Spool:
         return os.fstat(self._file.fileno()).st_size
 
     def append(self, settlements: list[Settlement]) -> None:
-        lines = b"".join(msgspec.json.encode(settlement) + b"\n" for settlement in settlements)
+        lines = b"".join(map(_line, settlements))
         before = self.size
         try:
             while lines:
@@ -75,6 +75,14 @@ class Spool:
             if path != self._path and (orphan := _adopt(path)) is not None:
                 found.append(orphan)
         return found
+
+
+def _line(settlement: Settlement) -> bytes:
+    try:
+        return msgspec.json.encode(settlement) + b"\n"
+    except ValueError:  # half a surrogate pair: no database takes it either
+        log.error("the settlement of %s cannot be written down", settlement.id)
+        return b""
 
 
 @dataclass(slots=True)

@@ -98,6 +98,8 @@ class Ledger:
         self._beat_at = 0.0
         self._has_beaten = False
         self._living_since: float | None = None
+        # By the database's clock.
+        self._looked_at = 0
         self._repair_at = time.monotonic() + REPAIR_SECONDS
         self._orphans: list[Orphan] = []
         self._dead: list[str] = []
@@ -170,8 +172,10 @@ class Ledger:
             try:
                 self._work(items)
             except Exception as exc:
-                # A bug must not stop the ledger for good; what waits is refused when its time is over.
+                # A bug must not stop the ledger for good.
                 log.exception("the ledger failed", exc_info=exc)
+                waiting = [item for item in items if isinstance(item, _Waiting)]
+                self._answer(waiting, [Unavailable("The relay failed on this request.")] * len(waiting))
             if None in items:
                 self._end()
                 return
@@ -407,9 +411,13 @@ class Ledger:
             self._repair_at = now + REPAIR_SECONDS
             self._repair_slots()
         self._orphans = self._spool.orphans()
+        moment, beats, busy = self._store.processes()
+        if moment - self._looked_at > LEASE_SECONDS / 2 * 1_000_000:
+            # The machine was suspended, or the clock was set: others had no time to beat either.
+            self._living_since = now
+        self._looked_at = moment
         if self._living_since is None or now - self._living_since < LEASE_SECONDS:
             return
-        moment, beats, busy = self._store.processes()
         limit = moment - int(LEASE_SECONDS * 1_000_000)
         self._dead = sorted(
             name for name in busy | beats.keys() if name != self.process and beats.get(name, 0) < limit
