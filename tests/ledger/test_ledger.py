@@ -1,216 +1,538 @@
-"""The ledger on the real database: exactly once, in groups, whatever fails."""
+"""The ledger on the real database: exactly once, in groups, to the point, over several processes."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
+from django.db import connections
 
-from accounts.models import TokenActivity
+from accounts.models import AccessToken, TokenActivity
 from relay.directory import read_version
-from relay.errors import Unavailable
-from relay.ledger import Admission, BadItem, Batch, Ledger, Settlement, Stale
-from relay.ledger.opening import open_ledger
-from relay.models import UsageRecord
+from relay.errors import AllKeysBusy, BudgetExceeded, RateLimited, RelayError, Unavailable
+from relay.ledger import Admission, Admitted, Ledger, Stale, sqlite, writer
+from relay.ledger.rollups import KEY_COLUMNS, SUM_COLUMNS, contribution, key_of
+from relay.limits import Limits
+from relay.models import Meter, Process, RefusalHour, UsageHour, UsageRecord
 from tests import cast as people
 from tests.cast import Cast
-from tests.conftest import in_database
+from tests.conftest import in_database, wait_for
+from tests.ledger import making
+from tests.ledger.conftest import Ledgers
+from tests.ledger.making import candidate, change, not_started, reservation, row, settlement
 
 pytestmark = pytest.mark.asyncio
+on_sqlite = pytest.mark.skipif(
+    "postgresql" in str(django_settings.DATABASES["default"]["ENGINE"]), reason="SQLite's own locks"
+)
 
 
-@pytest.fixture
-def ledger(transactional_db: None) -> Iterator[Ledger]:
-    opened = open_ledger()
-    yield opened
-    assert opened.close()
+async def admission(*reservations: Any, **fields: Any) -> Admission:
+    version = await in_database(read_version)
+    return making.admission(*reservations, version=version, **fields)
 
 
-def admission(cast: Cast, **fields: Any) -> Admission:
-    values = {
-        "version": read_version(),
-        "request_id": "req_1",
-        "token_id": cast.bob.token.pk,
-        "token_prefix": cast.bob.token.prefix,
-        "user_id": cast.bob.user.pk,
-        "user_name": "bob",
-        "team_id": cast.physics.pk,
-        "team_name": "Physics",
-        "model": "gpt-4o",
-        "bot": "GPT-4o",
-        "wire": "openai-chat",
-        "streamed": True,
-        "prompt_tokens": 12,
-        "key_id": 1,
-        "key_name": "key",
-    }
-    return Admission(**{**values, **fields})
+def copies(of: Admission, count: int) -> list[Admission]:
+    return [replace(of, id=uuid.uuid4()) for _ in range(count)]
 
 
-def settlement(of: Admission, **fields: Any) -> Settlement:
-    values = {
-        "id": of.id,
-        "outcome": "done",
-        "error_code": "",
-        "finish_reason": "stop",
-        "completion_tokens": 34,
-        "bot": of.bot,
-        "key_id": 2,
-        "key_name": "other key",
-        "first_byte_ms": 5,
-        "total_ms": 50,
-    }
-    return Settlement(**{**values, **fields})
+async def answers(ledger: Ledger, which: list[Admission]) -> list[Any]:
+    return await asyncio.gather(*map(ledger.admit, which), return_exceptions=True)
+
+
+async def flushed(*ledgers: Ledger) -> None:
+    for each in ledgers:
+        assert await asyncio.to_thread(each.flush, 5)
 
 
 async def records() -> list[UsageRecord]:
     return await in_database(lambda: list(UsageRecord.objects.order_by("started_at")))
 
 
+async def meters() -> dict[str, Meter]:
+    return await in_database(lambda: {meter.id: meter for meter in Meter.objects.all()})
+
+
+# One request.
+
+
 async def test_a_record_is_there_before_admit_returns(ledger: Ledger, cast: Cast) -> None:
-    one = await in_database(admission, cast)
+    token = cast.bob.token
+    one = await admission(
+        reservation(points=7, output=30, prompt=12),
+        token=token.pk,
+        user=cast.bob.user.pk,
+        team=cast.physics.pk,
+    )
 
-    await ledger.admit(one)
+    admitted = await ledger.admit(one)
 
+    assert admitted.key_id == 1
     (record,) = await records()
-    assert (record.id, record.outcome, record.user_name, record.prompt_tokens) == (one.id, "open", "bob", 12)
-    assert abs((record.started_at - one.started_at).total_seconds()) < 0.001
+    assert (record.id, record.outcome, record.user_name, record.process) == (
+        one.id,
+        "open",
+        "bob",
+        ledger.process,
+    )
+    assert (record.prompt_tokens, record.completion_tokens, record.points) == (12, 30, 7)
+    assert (record.token_prefix, record.wire, record.streamed) == ("sk-poe-abcdef", "openai-chat", True)
+    assert record.started_at == one.started_at and record.tokens_estimated
     activity = await in_database(TokenActivity.objects.get)
-    assert activity.token_id == cast.bob.token.pk
+    assert activity.token_id == token.pk
+    assert abs((datetime.now(UTC) - activity.last_used_at).total_seconds()) < 60
+    team = (await meters())[f"team:{cast.physics.pk}"]
+    assert (team.in_flight, team.day_points, team.month_points) == (1, 7, 7)
+    assert (record.day_ends, record.month_ends) == (team.day_ends, team.month_ends) > (time.time(), 0)
 
 
-async def test_it_settles_once(ledger: Ledger, cast: Cast) -> None:
-    one = await in_database(admission, cast)
+async def test_it_settles_once(ledger: Ledger) -> None:
+    one = await admission(reservation(points=9))
     await ledger.admit(one)
 
-    ledger.settle(settlement(one))
-    ledger.settle(settlement(one, outcome="failed", completion_tokens=1))
-    assert await asyncio.to_thread(ledger.flush, 5)
+    full = settlement(one, finish_reason="stop", completion_tokens=34, images=2, points=4, bot="Other")
+    ledger.settle(full)
+    ledger.settle(settlement(one, "failed", completion_tokens=1))
+    await flushed(ledger)
 
     (record,) = await records()
-    assert (record.outcome, record.completion_tokens, record.key_name) == ("done", 34, "other key")
-    assert (record.first_byte_ms, record.total_ms) == (5, 50)
+    assert (record.outcome, record.completion_tokens, record.images, record.points) == ("done", 34, 2, 4)
+    assert (record.first_byte_ms, record.total_ms, record.finish_reason, record.bot) == (
+        5,
+        50,
+        "stop",
+        "Other",
+    )
+    found = await meters()
+    assert {meter.in_flight for meter in found.values()} == {0}
+    assert found["team:1"].day_points == 4
+
+
+async def test_a_change_is_kept_and_its_key_is_the_one_that_is_let_go(ledger: Ledger) -> None:
+    one = await admission(reservation(points=9), candidates=(candidate(1), candidate(2)))
+    await ledger.admit(one)
+
+    answer = await ledger.change(change(one, reservation(points=11, output=90), candidates=(candidate(2),)))
+
+    assert answer.key_id == 2
+    (record,) = await records()
+    assert (record.key_id, record.key_name, record.points, record.completion_tokens) == (2, "key 2", 11, 90)
+    assert {id_: m.in_flight for id_, m in (await meters()).items() if id_.startswith("key")} == {
+        "key:1": 0,
+        "key:2": 1,
+    }
+    ledger.settle(settlement(one, key_id=1))
+    await flushed(ledger)
+    assert {meter.in_flight for meter in (await meters()).values()} == {0}
 
 
 async def test_an_admission_at_an_old_version_is_stale_and_leaves_nothing(ledger: Ledger, cast: Cast) -> None:
-    old = await in_database(admission, cast)
+    old = await admission()
     await in_database(people.mapping, "new", "N")
-    fresh = await in_database(admission, cast)
+    fresh = await admission()
 
     refused, taken = await asyncio.gather(ledger.admit(old), ledger.admit(fresh), return_exceptions=True)
 
-    assert isinstance(refused, Stale) and taken is None
+    assert isinstance(refused, Stale) and isinstance(taken, Admitted)
     assert [record.id for record in await records()] == [fresh.id]
 
 
-async def test_many_at_once_are_all_written(ledger: Ledger, cast: Cast) -> None:
-    base = await in_database(admission, cast)
-    many = [replace(base, id=uuid.uuid4()) for _ in range(300)]
+async def test_a_refusal_leaves_nothing_but_its_count(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.05)
+    ledger = ledgers.open()
+    one = await admission(of_team=Limits(points_per_day=0))
 
-    async def one(each: Admission) -> None:
-        await ledger.admit(each)
-        ledger.settle(settlement(each))
+    for answer in await answers(ledger, copies(one, 3)):
+        assert isinstance(answer, BudgetExceeded) and answer.retry_after is not None
 
-    await asyncio.gather(*map(one, many))
-    assert await asyncio.to_thread(ledger.flush, 5)
+    assert await records() == []
 
-    assert {(r.id, r.outcome) for r in await records()} == {(each.id, "done") for each in many}
+    def counted() -> list[Any]:
+        return list(RefusalHour.objects.values_list("team_id", "user_id", "token_id", "limit", "refusals"))
 
-
-async def test_one_bad_item_is_refused_and_not_its_batch(ledger: Ledger, cast: Cast) -> None:
-    base = await in_database(admission, cast)
-    twin = replace(base, id=uuid.uuid4())
-    await ledger.admit(twin)
-    good = [replace(base, id=uuid.uuid4()) for _ in range(5)]
-
-    results = await asyncio.gather(
-        *[ledger.admit(each) for each in (good[0], good[1], twin, *good[2:])], return_exceptions=True
-    )
-
-    assert [type(result) for result in results].count(Unavailable) == 1
-    assert {r.id for r in await records()} == {twin.id, *(each.id for each in good)}
+    for _ in range(40):
+        if found := await in_database(counted):
+            break
+        await asyncio.sleep(0.03)
+    assert found == [(1, 1, 1, "points_per_day", 3)]
 
 
-async def test_a_cancelled_admission_is_settled_as_nothing(ledger: Ledger, cast: Cast) -> None:
-    one = await in_database(admission, cast)
+async def test_a_cancelled_admission_is_settled_as_nothing(ledger: Ledger) -> None:
+    one = await admission(reservation(points=9))
     task = asyncio.create_task(ledger.admit(one))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(ledger.flush, 5)
+    await flushed(ledger)
 
-    assert [(r.outcome, r.error_code, r.completion_tokens) for r in await records()] == [
-        ("failed", "not_started", 0)
-    ]
-
-
-class Failing:
-    """A store whose database is down for its first `times` commits."""
-
-    def __init__(self, times: int) -> None:
-        self.times = times
-        self.committed: list[Batch] = []
-        self.closed = False
-
-    def commit(self, batch: Batch) -> int:
-        if self.times > 0:
-            self.times -= 1
-            raise ConnectionError("down")
-        self.committed.append(batch)
-        return 7
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def plain(**fields: Any) -> Admission:
-    values: dict[str, Any] = dict.fromkeys(("token_id", "user_id", "team_id", "prompt_tokens", "key_id"), 1)
-    texts = dict.fromkeys(
-        ("request_id", "token_prefix", "user_name", "team_name", "model", "bot", "wire", "key_name"), "x"
+    assert [(r.outcome, r.error_code, r.points) for r in await records()] in (
+        [],
+        [("failed", "not_started", 0)],
     )
-    return Admission(**{**values, **texts, "version": 7, "streamed": False, **fields})
+    assert {(m.in_flight, m.day_points) for m in (await meters()).values()} <= {(0, 0)}
 
 
-async def test_a_database_that_is_down_refuses_admissions_and_keeps_settlements() -> None:
-    store = Failing(times=2)
-    ledger = Ledger(store)
-    refused, earlier = plain(), plain()
+# Many.
 
-    with pytest.raises(Unavailable) as unavailable:
-        await ledger.admit(refused)
-    assert unavailable.value.retry_after is not None
-    ledger.settle(settlement(earlier))
+
+async def test_many_at_once_are_all_written(ledger: Ledger) -> None:
+    many = copies(await admission(reservation(points=3)), 300)
+
+    async def one(each: Admission) -> None:
+        await ledger.admit(each)
+        ledger.settle(settlement(each, points=2))
+
+    await asyncio.gather(*map(one, many))
+    await flushed(ledger)
+
+    assert {(r.id, r.outcome) for r in await records()} == {(each.id, "done") for each in many}
+    found = await meters()
+    assert found["team:1"].day_points == 600 and found["key:1"].in_flight == 0
+    assert (await in_database(UsageHour.objects.values("requests", "points", "failed").get)) == {
+        "requests": 300,
+        "points": 600,
+        "failed": 0,
+    }
+
+
+async def test_hours_are_the_sums_of_the_records(ledger: Ledger) -> None:
+    """Whatever was lost, corrected or never begun on the way, and by whichever bot it was answered."""
+    many = copies(await admission(reservation(points=9)), 60)
+    await answers(ledger, many)
+    for i, each in enumerate(many):
+        if i % 3 == 0:
+            ledger.settle(settlement(each, "lost"))
+        if i % 7 == 1:
+            ledger.settle(not_started(each))
+        outcome = ("done", "failed", "disconnected")[i % 3]
+        if i % 4:
+            ledger.settle(
+                settlement(each, outcome, points=i % 9, bot=f"B{i % 2}", first_byte_ms=i * 700 or None)
+            )
+    await flushed(ledger)
+
+    expected: Counter[Any] = Counter()
+    for record in await records():
+        if record.outcome == "open":
+            continue
+        fields = {name: getattr(record, name) for name in row().__slots__ if hasattr(record, name)}
+        same = row(**fields)
+        for name, value in zip(SUM_COLUMNS, contribution(same), strict=True):
+            expected[key_of(same), name] += value
+    found: Counter[Any] = Counter()
+    hours: list[dict[str, Any]] = await in_database(lambda: [{**each} for each in UsageHour.objects.values()])
+    for hour in hours:
+        for name in SUM_COLUMNS:
+            found[tuple(hour[column] for column in KEY_COLUMNS), name] += hour[name]
+    assert +found == +expected and len(expected) > len(SUM_COLUMNS)
+
+
+async def test_meters_that_were_removed_are_made_again(ledger: Ledger) -> None:
+    one = await admission(reservation(points=3))
+    await ledger.admit(one)
+    await in_database(lambda: Meter.objects.all().delete())
+
+    await ledger.admit(replace(one, id=uuid.uuid4()))
+    ledger.settle(settlement(one))
+    await flushed(ledger)
+
+    assert (await meters())["team:1"].in_flight == 0  # two were open, and one of them was forgotten
+    assert Counter(r.outcome for r in await records()) == {"open": 1, "done": 1}
+
+
+async def test_who_is_only_refused_is_refused_again(ledger: Ledger) -> None:
+    """Its meters were made in transactions that were rolled back."""
+    none = await admission(of_team=Limits(requests_in_flight=0), token=9, user=9, team=9)
+    some = await admission()
+    for _ in range(4):
+        refused, taken = await answers(
+            ledger, [replace(none, id=uuid.uuid4()), replace(some, id=uuid.uuid4())]
+        )
+        assert isinstance(refused, RateLimited) and isinstance(taken, Admitted)
+    assert len(await records()) == 4
+
+
+async def test_a_token_that_was_removed_meanwhile_is_settled_all_the_same(ledger: Ledger, cast: Cast) -> None:
+    one = await admission(token=cast.bob.token.pk)
+    await ledger.admit(one)
+    await in_database(lambda: AccessToken.objects.filter(pk=cast.bob.token.pk).delete())
+    gone = await admission(token=cast.bob.token.pk)
+
+    ledger.settle(settlement(one))
+    await ledger.admit(gone)
+    await flushed(ledger)
+
+    assert Counter(r.outcome for r in await records()) == {"done": 1, "open": 1}
+    assert not await in_database(TokenActivity.objects.exists)
+
+
+# One bad item.
+
+
+BAD_ADMISSIONS: list[dict[str, Any]] = [
+    {"bot": "half a pair \ud800"},
+    {"bot": "nothing \0 at all"},
+    {"user_name": "x" * 500},
+    {"time_zone": "No/Where"},
+    {"user_id": 2**63},
+    {"reservations": (reservation(points=2**64),)},
+    {"reservations": (reservation(prompt=-20),)},
+]
+
+
+async def test_bad_items_are_refused_and_not_their_batch(ledger: Ledger) -> None:
+    base = await admission()
+    good = copies(base, len(BAD_ADMISSIONS))
+    bad = [replace(base, id=uuid.uuid4(), **fields) for fields in BAD_ADMISSIONS]
+
+    found = await answers(ledger, [each for pair in zip(good, bad, strict=True) for each in pair])
+    await flushed(ledger)
+
+    assert {type(each) for each in found[::2]} == {Admitted}
+    # One database takes what another refuses; none is in doubt.
+    written = {record.id for record in await records()}
+    assert written >= {each.id for each in good}
+    for each, answer in zip(bad, found[1::2], strict=True):
+        assert isinstance(answer, Admitted) is (each.id in written)
+        assert isinstance(answer, Admitted | Unavailable)
+    assert {type(each) for each in found[1::2]} >= {Unavailable}
+
+
+async def test_a_twin_is_refused(ledger: Ledger) -> None:
+    base = await admission()
+    await ledger.admit(base)
+    good = copies(base, 4)
+    found = await answers(ledger, [*good[:2], base, *good[2:]])
+    assert [type(each) for each in found] == [Admitted, Admitted, Unavailable, Admitted, Admitted]
+
+
+BAD_SETTLEMENTS: list[dict[str, Any]] = [
+    {"completion_tokens": -1},
+    {"points": 2**64},
+    {"completion_tokens": 2**40},
+    {"finish_reason": "x" * 500},
+    {"bot": "half a pair \ud800"},
+    {"bot": "nothing \0 at all"},
+    {"outcome": "never heard of"},
+]
+
+
+async def test_bad_settlements_do_not_stop_the_others(ledger: Ledger) -> None:
+    """Nor do they leave their records open and their slots taken."""
+    one = await admission()
+    good, bad = copies(one, len(BAD_SETTLEMENTS)), copies(one, len(BAD_SETTLEMENTS))
+    await answers(ledger, [*good, *bad])
+
+    for fine, each, fields in zip(good, bad, BAD_SETTLEMENTS, strict=True):
+        ledger.settle(replace(settlement(each), **fields))
+        ledger.settle(settlement(fine))
+    await flushed(ledger)
+
+    outcomes = {record.id: (record.outcome, record.error_code) for record in await records()}
+    assert {outcomes[each.id] for each in good} == {("done", "")}
+    assert {outcomes[each.id] for each in bad} <= {("done", ""), ("lost", "unsettled")}
+    assert {meter.in_flight for meter in (await meters()).values()} == {0}
+    assert isinstance((await answers(ledger, copies(one, 1)))[0], Admitted)
+
+
+# Exact, over two processes.
+
+
+async def race(ledgers: list[Ledger], one: Admission, count: int, settle: bool = False) -> Counter[str]:
+    told: Counter[str] = Counter()
+
+    async def ask(number: int) -> None:
+        ledger, each = ledgers[number % len(ledgers)], replace(one, id=uuid.uuid4())
+        await asyncio.sleep(number % 7 / 1000)
+        try:
+            admitted = await ledger.admit(each)
+        except RelayError as exc:
+            told[exc.limit if isinstance(exc, RateLimited) else exc.code] += 1
+            return
+        told["admitted"] += 1
+        if settle:
+            await asyncio.sleep(0.002)
+            ledger.settle(settlement(each, points=each.reservations[0].points, key_id=admitted.key_id))
+
+    await asyncio.gather(*map(ask, range(count)))
+    await flushed(*ledgers)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("limits", "admitted"),
+    [
+        ({"of_team": Limits(points_per_day=50)}, 25),
+        ({"of_user": Limits(points_per_month=51)}, 25),
+        ({"of_token": Limits(requests_in_flight=25)}, 25),
+        ({"of_team": Limits(tokens_per_minute=400)}, 26),
+        ({"of_user": Limits(requests_per_minute=25)}, 25),
+    ],
+    ids=lambda value: str(value)[:30] if isinstance(value, dict) else "",
+)
+async def test_limits_are_exact_over_two_processes(limits: Any, admitted: int, ledgers: Ledgers) -> None:
+    one = await admission(reservation(points=2, output=10, prompt=5), **limits)
     began = time.monotonic()
-    assert await asyncio.to_thread(ledger.flush, 5)
 
-    assert time.monotonic() - began < 3
-    written = [each for batch in store.committed for each in batch.settlements]
-    # What may have been committed all the same is settled as nothing; what ended meanwhile is not lost.
-    assert {(each.id, each.error_code) for each in written} == {(refused.id, "not_started"), (earlier.id, "")}
-    assert len(written) == 2
-    assert ledger.close() and store.closed
+    told = await race([ledgers.open(), ledgers.open()], one, 120)
+
+    took = time.monotonic() - began
+    # What comes back while it runs: tokens and requests by the minute.
+    ((its,),) = (tuple(limits.values()),)
+    back = int(took * ((its.tokens_per_minute or 0) / 15 + (its.requests_per_minute or 0)) / 60) + 1
+    least = admitted
+    assert (
+        least <= told["admitted"] <= (least if its.points_per_day or its.points_per_month else least + back)
+    )
+    assert sum(told.values()) == 120 and len(told) == 2
+    assert len(await records()) == told["admitted"]
+    assert (await meters())["team:1"].day_points == 2 * told["admitted"]
 
 
-async def test_a_settlement_that_the_database_refuses_does_not_stop_the_others() -> None:
-    bad, good = plain(), [plain() for _ in range(3)]
+async def test_budgets_are_exact_while_requests_come_and_go(ledgers: Ledgers) -> None:
+    one = await admission(reservation(points=3), of_team=Limits(points_per_day=100, requests_in_flight=20))
 
-    class Picky(Failing):
-        def commit(self, batch: Batch) -> int:
-            if any(each.id == bad.id for each in batch.settlements):
-                raise BadItem("DataError")
-            return super().commit(batch)
+    told = await race([ledgers.open(), ledgers.open()], one, 150, settle=True)
 
-    store = Picky(times=0)
-    ledger = Ledger(store)
-    for each in (good[0], bad, *good[1:]):
-        ledger.settle(settlement(each))
-    assert await asyncio.to_thread(ledger.flush, 5)
+    found = await meters()
+    assert told["admitted"] * 3 == found["team:1"].day_points == sum(r.points for r in await records()) <= 100
+    assert {meter.in_flight for meter in found.values()} == {0}
 
-    assert {each.id for batch in store.committed for each in batch.settlements} == {each.id for each in good}
-    assert ledger.close()
+
+async def test_a_keys_slots_are_exact_over_two_processes(ledgers: Ledgers) -> None:
+    candidates = tuple(
+        candidate(key, key_limits=Limits(requests_in_flight=slots)) for key, slots in ((1, 7), (2, 5))
+    )
+    one = await admission(candidates=candidates)
+
+    told = await race([ledgers.open(), ledgers.open()], one, 40)
+
+    assert told == {"admitted": 12, AllKeysBusy.limit: 28}
+    assert Counter(record.key_id for record in await records()) == {1: 7, 2: 5}
+
+
+async def test_two_processes_settle_one_record_once(ledgers: Ledgers) -> None:
+    """One of them took it for lost."""
+    here, there = ledgers.open(), ledgers.open()
+    many = copies(await admission(reservation(points=9)), 40)
+    await answers(here, many)
+
+    for each in many:
+        there.settle(settlement(each, "lost"))
+        here.settle(settlement(each, points=4))
+    await flushed(here, there)
+
+    assert {(r.outcome, r.points) for r in await records()} == {("done", 4)}
+    found = await meters()
+    assert found["team:1"].day_points == 160 and found["key:1"].in_flight == 0
+    sums = await in_database(lambda: [(h.requests, h.lost, h.points) for h in UsageHour.objects.all()])
+    assert sums == [(40, 0, 160)]
+
+
+# Signs of life.
+
+
+async def test_a_process_is_known_while_it_lives(ledgers: Ledgers) -> None:
+    ledger = ledgers.open()
+
+    def names() -> list[str]:
+        return [each.name for each in Process.objects.all()]
+
+    assert await in_database(names) == [ledger.process]
+    (beat,) = await in_database(lambda: list(Process.objects.all()))
+    assert abs(beat.heartbeat_at / 1e6 - time.time()) < 60
+    assert await asyncio.to_thread(ledger.close)
+    assert await in_database(names) == []
+    assert not list((django_settings.CONFIG.data_dir / "spool").glob(f"{ledger.process}*"))
+
+
+# SQLite's locks.
+
+
+def held(statement: str) -> Callable[[], None]:
+    """Another program's transaction on the test database; call what it returns to end it."""
+    other = sqlite3.connect(str(connections["default"].settings_dict["NAME"]), isolation_level=None)
+    other.execute(statement)
+
+    def release() -> None:
+        other.execute("ROLLBACK")
+        other.close()
+
+    return release
+
+
+@on_sqlite
+async def test_it_waits_for_another_writer(ledger: Ledger) -> None:
+    one = await admission()
+    release = held("BEGIN IMMEDIATE")
+    task = asyncio.create_task(ledger.admit(one))
+    await asyncio.sleep(0.1)
+    assert not task.done()
+    release()
+    assert isinstance(await task, Admitted)
+
+
+@on_sqlite
+async def test_a_writer_that_does_not_end_is_a_database_that_is_away(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    ledger, one, ended = ledgers.open(), await admission(), await admission()
+    await ledger.admit(ended)
+    release = held("BEGIN IMMEDIATE")
+    try:
+        (refused,) = await answers(ledger, [one])
+        ledger.settle(settlement(ended))
+        assert isinstance(refused, Unavailable) and refused.retry_after == 2
+        assert wait_for(lambda: ledger.spool_bytes, 1)
+    finally:
+        release()
+    await flushed(ledger)
+    assert [r.outcome for r in await records()] == ["done"] and ledger.spool_bytes == 0
+
+
+@on_sqlite
+async def test_a_process_that_stopped_in_its_turn_stops_nobody_for_long(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGSTOP in the middle of a transaction: its turn is held by a file lock."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.1)
+    ledger, stopped = ledgers.open(), ledgers.open()
+    one, ended = await admission(), await admission()
+    await ledger.admit(ended)
+    stopped._store._take_turn()  # type: ignore[attr-defined]
+    try:
+        (refused,) = await answers(ledger, [one])
+        ledger.settle(settlement(ended))
+        assert isinstance(refused, Unavailable)
+        assert wait_for(lambda: ledger.spool_bytes, 1)
+    finally:
+        stopped._store._give_turn()  # type: ignore[attr-defined]
+    await flushed(ledger)
+    assert [r.outcome for r in await records()] == ["done"]
+
+
+@on_sqlite
+async def test_nobody_starves_behind_a_busy_writer(ledgers: Ledgers) -> None:
+    here, there = ledgers.open(), ledgers.open()
+    one = await admission()
+    busy = [asyncio.create_task(here.admit(each)) for each in copies(one, 60)]
+    waits = []
+    for each in copies(one, 10):
+        began = time.monotonic()
+        await there.admit(each)
+        waits.append(time.monotonic() - began)
+    await asyncio.gather(*busy)
+    assert max(waits) < 1
