@@ -201,14 +201,14 @@ def relay(env: dict[str, str], token: str, log: Path, core: int | None) -> Itera
     began = time.monotonic()
     command = [sys.executable, "manage.py", "serve", "--port", "0"]
     with process(command, log, core=core, env=env) as child:
-        port = _await_address(child, log)
+        port = await_address(child, log)
         start_seconds = time.monotonic() - began
         time.sleep(IDLE_SECONDS)
         idle_mb = Server(port, child.pid).rss_mb()
         yield RelayServer(port, child.pid, token, start_seconds, idle_mb)
 
 
-def _await_address(child: subprocess.Popen[str], log: Path) -> int:
+def await_address(child: subprocess.Popen[str], log: Path) -> int:
     assert child.stdout is not None
     readable, _, _ = select.select([child.stdout], [], [], START_SECONDS)
     line = child.stdout.readline() if readable else ""

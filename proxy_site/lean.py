@@ -20,7 +20,7 @@ from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
-from relay.api.answers import error_response
+from relay.api.answers import StreamedAnswer, error_response
 from relay.api.request import ApiRequest, new_request_id
 from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
 from relay.pipeline import Relay
@@ -105,6 +105,8 @@ class LeanHandler:
                 content = b"" if head_only else response.content  # type: ignore[attr-defined]
                 await send({"type": "http.response.body", "body": content})
         finally:
+            if isinstance(response, StreamedAnswer):
+                await response.leave()
             # Not response.close(): its signal would look after database connections that this path does not have.
             for close in response._resource_closers:  # type: ignore[attr-defined]
                 close()

@@ -159,7 +159,28 @@ class HardenedFactory(HTTPFactory):
     def buildProtocol(self, addr: Any) -> Any:
         protocol = super().buildProtocol(addr)
         protocol.requestFactory = HardenedRequest
+        channel = protocol._channel
+        received = channel.dataReceived
+
+        def unless_reset(data: bytes) -> None:
+            if _is_reset(channel.transport):
+                channel.transport.abortConnection()
+            else:
+                received(data)
+
+        channel.dataReceived = unless_reset
         return protocol
+
+
+def _is_reset(transport: Any) -> bool:
+    """Whether the client's reset arrived together with this data: uvloop then closes its poll without a word to Twisted,
+    which would never learn that the client is gone (MagicStack/uvloop#552, twisted/twisted#11904).
+    """
+    try:
+        transport.getHandle().getpeername()
+    except OSError:
+        return True
+    return False
 
 
 class RelayServer(Server):

@@ -530,11 +530,15 @@ class Answer:
             counts_tokens=self.admission.counts_tokens,
         )
 
+    async def leave(self) -> None:
+        """Nobody reads on. The bot is let go of first: a slot is free when nothing is asked with it any more."""
+        await self._close_stream()
+        self.close()
+
     async def __aenter__(self) -> Answer:
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close_stream()
-        self.close()
+        await self.leave()

@@ -70,8 +70,22 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
 
 
+class StreamedAnswer(StreamingHttpResponse):
+    """However its sending ends, `leave` lets go of the bot before the answer is settled.
+
+    Django only drops the iterator when a send fails, and the bot would be held until the garbage is collected.
+    """
+
+    def __init__(self, answer: Answer, encoder: StreamEncoder) -> None:
+        super().__init__(Stream(answer, encoder), content_type="text/event-stream")
+        self._answer = answer
+
+    async def leave(self) -> None:
+        await self._answer.leave()
+
+
 def stream_response(answer: Answer, encoder: StreamEncoder) -> StreamingHttpResponse:
-    response = StreamingHttpResponse(Stream(answer, encoder), content_type="text/event-stream")
+    response = StreamedAnswer(answer, encoder)
     response["Cache-Control"] = "no-cache"
     # nginx would hold the stream back otherwise.
     response["X-Accel-Buffering"] = "no"

@@ -79,6 +79,9 @@ class Poe:
             except BaseException:
                 opening.cancel()
                 opening.add_done_callback(_close_unread)
+                # Its connection is closed when this raises: what is settled then holds nothing at Poe.
+                await asyncio.wait((opening,))
+                await asyncio.sleep(0)
                 raise
             response, first_at = opening.result()
             self._open.add(response)
