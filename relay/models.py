@@ -331,10 +331,13 @@ class UsageRecord(models.Model):
     tokens_estimated = models.BooleanField(_("tokens are an estimate"), default=True)
     images = models.PositiveIntegerField(_("images"), default=0, db_default=0)
     points = models.BigIntegerField(_("points"), default=0, db_default=0)
-    # The day and the month that it counts in, by the second (since 1970) at which each ends. No label would do: when a
-    # team's time zone changes, two days in a row may have the same date.
+    # The day and the month that it counts in, by the second (since 1970) at which each ends: the team's, and those of its
+    # user and token, which differ only where a user came from a team of another calendar. No label would do: when a
+    # time zone changes, two days in a row may have the same date.
     day_ends = models.BigIntegerField(default=0, db_default=0, editable=False)
     month_ends = models.BigIntegerField(default=0, db_default=0, editable=False)
+    own_day_ends = models.BigIntegerField(default=0, db_default=0, editable=False)
+    own_month_ends = models.BigIntegerField(default=0, db_default=0, editable=False)
     first_byte_ms = models.PositiveIntegerField(_("first byte, ms"), null=True)
     total_ms = models.PositiveIntegerField(_("total, ms"), null=True)
     process = models.CharField(max_length=64, editable=False)

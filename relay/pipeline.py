@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 ADMIT_TRIES = 3
 # A reservation grows by at least so many tokens, and by at least this share of it.
 EXTENSION_TOKENS, EXTENSION_SHARE = 512, 4
+# Where that is refused, by so many: less is left unused.
+LEAST_TOKENS = 64
 # No bot answers with more; what a client asks for beyond is reserved in steps, if it ever comes.
 MOST_RESERVED_TOKENS = 1_000_000
 
@@ -169,7 +171,7 @@ class Relay:
                 caller,
                 chat,
                 mapping,
-                self._reservations(chat, mapping, prompt_tokens),
+                self._reservations(caller, chat, mapping, prompt_tokens),
                 candidates,
             )
             try:
@@ -241,7 +243,7 @@ class Relay:
         return mapping.rates or self._unknown_rates
 
     def _reservations(
-        self, chat: ChatRequest, mapping: Mapping, prompt_tokens: int
+        self, caller: Caller, chat: ChatRequest, mapping: Mapping, prompt_tokens: int
     ) -> tuple[Reservation, ...]:
         """What the answer may need: as the client says, or else a guess; if that is too much, enough to begin with."""
         rates = self._rates(mapping)
@@ -249,6 +251,10 @@ class Relay:
         if chat.max_tokens is not None:
             return (reserve(rates, prompt_tokens, min(chat.max_tokens, MOST_RESERVED_TOKENS), images),)
         guess = mapping.default_output_tokens or self.config.relay.default_output_tokens
+        per_minute = [each.tokens_per_minute for each in caller.limits if each.tokens_per_minute is not None]
+        if per_minute and min(per_minute) > prompt_tokens:
+            # A guess of ours is no reason to refuse what would fit.
+            guess = min(guess, min(per_minute) - prompt_tokens)
         sizes = (guess, EXTENSION_TOKENS) if guess > EXTENSION_TOKENS else (guess,)
         return tuple(reserve(rates, prompt_tokens, tokens, images) for tokens in sizes)
 
@@ -438,7 +444,7 @@ class Answer:
         reserved = self._reserved
         images = max(reserved.images, self._meter.images + count_images(events))
         ample = max(EXTENSION_TOKENS, reserved.output_tokens // EXTENSION_SHARE, count(events))
-        for step in sorted({ample, EXTENSION_TOKENS}, reverse=True):
+        for step in sorted({ample, EXTENSION_TOKENS, LEAST_TOKENS}, reverse=True):
             tokens = reserved.output_tokens + step
             if self._max_tokens is not None:
                 tokens = min(tokens, self._max_tokens)
@@ -512,6 +518,8 @@ class Answer:
         """What was relayed is charged for. Where nothing came, nothing is, unless the bot ended well and said nothing."""
         tokens = self.usage.completion_tokens or self._meter.counted()
         came = self._first_byte_ms is not None or outcome == "done"
+        if outcome == "failed" and not self.admission.streamed:
+            came = False  # the client was told of the failure, and nothing else
         return Settlement(
             id=self.admission.id,
             token_id=self.admission.token_id,

@@ -33,9 +33,8 @@ class Keys:
         account["id"] = key["account_id"]
         entry = AccountEntry(base_url="", upload_url="", limits=UNLIMITED, **account)  # type: ignore[arg-type]
         self.directory.accounts[entry.id] = entry
-        self.directory.keys[id] = KeyEntry(
-            **{"proxy": "", "secret": "poe-secret", "limits": UNLIMITED, **key}
-        )  # type: ignore[arg-type]
+        values: dict[str, Any] = {"proxy": "", "secret": "poe-secret", "limits": UNLIMITED, **key}
+        self.directory.keys[id] = KeyEntry(**values)
 
     def order(self, conversation: bytes = b"c", of: Mapping | None = None, **who: Any) -> list[int]:
         found = pool.order(self.directory, of or mapping(), caller(**who), conversation)

@@ -6,6 +6,7 @@ Settlements come first (they free what others wait for), then changes of open re
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Iterable
 from copy import copy
@@ -31,7 +32,7 @@ from relay.limits import UNLIMITED, Limits, RateLimits
 log = logging.getLogger(__name__)
 # Hour, team, user, token, limit.
 RefusalKey = tuple[datetime, int, int, int, str]
-WHOSE = ("this access token", "its owner", "the team")
+WHOSE = ("this access token", "the owner of this access token", "the team")
 BUSY_WAIT = 1.0
 NO_RATE_LIMITS = RateLimits()
 
@@ -67,6 +68,8 @@ class Row:
     key_name: str
     day_ends: int
     month_ends: int
+    own_day_ends: int
+    own_month_ends: int
     first_byte_ms: int | None
     total_ms: int | None
 
@@ -231,10 +234,18 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
 
 
 def _add_points(meter: Meter, row: Row, points: int) -> None:
-    if meter.day_ends == row.day_ends:
-        meter.day_points = max(0, meter.day_points + points)
-    if meter.month_ends == row.month_ends:
-        meter.month_points = max(0, meter.month_points + points)
+    """In the record's own periods: those that began since are none of its business."""
+    day_ends, month_ends = _ends(row, meter)
+    if meter.day_ends == day_ends:
+        meter.day_points += points
+    if meter.month_ends == month_ends:
+        meter.month_points += points
+
+
+def _ends(row: Row, meter: Meter) -> tuple[int, int]:
+    if meter.id.startswith("team:"):
+        return row.day_ends, row.month_ends
+    return row.own_day_ends, row.own_month_ends
 
 
 # Admitting.
@@ -245,7 +256,7 @@ def admit(page: Page, admission: Admission) -> Answer:
     for meter, limits in zip(found, admission.limits, strict=True):
         rules.drain(meter, limits, page.now)
     token, user, team = found
-    periods.turn(team, [token, user], admission.time_zone, page.now)
+    periods.turn(token, user, team, admission.time_zone, page.now)
     refusal: RelayError | None = _too_large(admission)
     if refusal is not None:
         return refusal
@@ -272,7 +283,7 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
         meter.month_points += reservation.points
     page.changed(found)
     admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits))
-    page.inserted.append(_row(page.process, admission, reservation, candidate, found[2]))
+    page.inserted.append(_row(page.process, admission, reservation, candidate, found))
     return admitted
 
 
@@ -297,8 +308,9 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> Candidate | AllKeys
 
 
 def _row(
-    process: str, admission: Admission, reservation: Reservation, candidate: Candidate, team: Meter
+    process: str, admission: Admission, reservation: Reservation, candidate: Candidate, found: list[Meter]
 ) -> NewRow:
+    _token, user, team = found
     return NewRow(
         id=admission.id,
         token_id=admission.token_id,
@@ -308,6 +320,8 @@ def _row(
         prompt_tokens=reservation.prompt_tokens,
         day_ends=team.day_ends,
         month_ends=team.month_ends,
+        own_day_ends=user.day_ends,
+        own_month_ends=user.month_ends,
         started_at=admission.started_at,
         outcome="open",
         error_code="",
@@ -337,7 +351,7 @@ def change_(page: Page, change: Change) -> Answer:
     row = page.rows.get(change.admission.id)
     if row is None or row.outcome != "open":
         return Unavailable("The relay gave this request up while its database was away.", retry_after=2)
-    found = [page.meter(id_) for id_ in owners(row)]
+    found = token, user, team = [page.meter(id_) for id_ in owners(row)]
     limits, wanted = change.limits or change.admission.limits, change.wanted
     more = Reservation(
         0, max(0, wanted.output_tokens - row.completion_tokens), 0, max(0, wanted.points - row.points)
@@ -346,14 +360,14 @@ def change_(page: Page, change: Change) -> Answer:
         rules.drain(meter, its, page.now)
     refused: RateLimited | None = None
     if more.tokens or more.points:
-        asked = [_as_of(row, meter, found[2]) for meter in found]
-        refused = _refusal(asked, limits, more, rules.EXTENSION_RULES)
+        periods.turn(token, user, team, change.admission.time_zone, page.now)
+        refused = _refusal([_as_of(row, meter) for meter in found], limits, more, rules.EXTENSION_RULES)
     if refused is None and change.candidates:
         refused = _change_key(page, row, change.candidates)
     if refused is not None:
         return refused
     if more.points:
-        _move_to_running_periods(row, found, page.now)
+        _move_to_running_periods(row, token, user, team)
     for meter, its in zip(found, limits, strict=True):
         rules.add_tokens(meter, its, more.tokens)
         _add_points(meter, row, more.points)
@@ -365,30 +379,23 @@ def change_(page: Page, change: Change) -> Answer:
     return Admitted(row.key_id, wanted, NO_RATE_LIMITS)
 
 
-def _as_of(row: Row, meter: Meter, team: Meter) -> Meter:
+def _as_of(row: Row, meter: Meter) -> Meter:
     """The meter as an extension of this record meets it: in periods that began since, all of the record is new."""
     asked = copy(meter)
-    if team.day_ends != row.day_ends:
-        asked.day_points = row.points + (meter.day_points if meter.day_ends == team.day_ends else 0)
-        asked.day_ends = team.day_ends
-    if team.month_ends != row.month_ends:
-        asked.month_points = row.points + (meter.month_points if meter.month_ends == team.month_ends else 0)
-        asked.month_ends = team.month_ends
+    day_ends, month_ends = _ends(row, meter)
+    asked.day_points += row.points if meter.day_ends != day_ends else 0
+    asked.month_points += row.points if meter.month_ends != month_ends else 0
     return asked
 
 
-def _move_to_running_periods(row: Row, found: list[Meter], now: int) -> None:
+def _move_to_running_periods(row: Row, token: Meter, user: Meter, team: Meter) -> None:
     """An answer that needs more after midnight counts in the new day as a whole: the old one is closed."""
-    token, user, team = found
-    periods.follow(team, [token, user], now)
-    if team.day_ends != row.day_ends:
-        row.day_ends = team.day_ends
-        for meter in found:
-            meter.day_points += row.points
-    if team.month_ends != row.month_ends:
-        row.month_ends = team.month_ends
-        for meter in found:
-            meter.month_points += row.points
+    for meter in (token, user, team):
+        day_ends, month_ends = _ends(row, meter)
+        meter.day_points += row.points if meter.day_ends != day_ends else 0
+        meter.month_points += row.points if meter.month_ends != month_ends else 0
+    row.own_day_ends, row.own_month_ends = user.day_ends, user.month_ends
+    row.day_ends, row.month_ends = team.day_ends, team.month_ends
 
 
 def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> AllKeysBusy | None:
@@ -434,8 +441,17 @@ def _refusal(
     return error
 
 
+def _never_fits(refused: Refusal, reservation: Reservation) -> bool:
+    return refused.limit in rules.BUDGETS and reservation.points > refused.value
+
+
 def _sentence(whose: str, refused: Refusal, reservation: Reservation) -> str:
-    limit = f"The limit of {whose}, {refused.value:,} {refused.limit.replace('_', ' ')}, is reached"
+    limit = _named(refused.value, refused.limit)
+    if _never_fits(refused, reservation):
+        return (
+            f"This request may need {reservation.points:,} points, more than the whole limit of {whose}: {limit}. "
+            "Lower `max_tokens`, or ask your administrator."
+        )
     match refused.limit:
         case "points_per_day" | "points_per_month":
             rest = f": {refused.left:,} are left and this request may need {reservation.points:,}"
@@ -443,15 +459,21 @@ def _sentence(whose: str, refused: Refusal, reservation: Reservation) -> str:
             rest = f": {refused.left:,} are left now and this request may need {reservation.tokens:,}"
         case _:
             rest = ""
-    return f"{limit}{rest}. Come back in {_duration(refused.wait_seconds)}."
+    back = _duration(refused.wait_seconds)
+    return f"The limit of {whose}, {limit}, is reached{rest}. Come back in {back}."
+
+
+def _named(value: int, limit: str) -> str:
+    """25 points per day; 1 request in flight."""
+    what, _space, rest = limit.replace("_", " ").partition(" ")
+    return f"{value:,} {what if value != 1 else what.removesuffix('s')} {rest}"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 120:
-        whole = max(1, -(-int(seconds * 1000) // 1000))
-        return f"{whole} second{'' if whole == 1 else 's'}"
-    minutes = -(-int(seconds) // 60)
-    return f"{minutes} minutes" if minutes < 180 else f"{-(-minutes // 60)} hours"
+    units = ((1, "second", 120), (60, "minute", 7200), (3600, "hour", 172_800), (86_400, "day", math.inf))
+    size, name = next((size, name) for size, name, most in units if seconds < most)
+    count = max(1, math.ceil(seconds / size))
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _too_large(admission: Admission) -> BadRequest | None:

@@ -9,29 +9,29 @@ from zoneinfo import ZoneInfo
 from relay.ledger.meters import SECOND, Meter
 
 
-def turn(team: Meter, others: list[Meter], time_zone: str, now: int) -> None:
-    """Begin a new day and month where the team's have ended; the user and the token count in the team's.
+def turn(token: Meter, user: Meter, team: Meter, time_zone: str, now: int) -> None:
+    """Begin a new day and month where they have ended: the team's by the calendar there, the user's with the team's.
 
-    A period ends when it was said to end when it began: another time zone counts from the next one.
+    A period ends when it was said to end when it began: another time zone, or another team, counts from the next one.
     """
     seconds = now // SECOND
     if seconds >= team.day_ends:
         team.day_ends, team.day_points = day_end(seconds, time_zone), 0
     if seconds >= team.month_ends:
         team.month_ends, team.month_points = month_end(seconds, time_zone), 0
-    follow(team, others, now)
+    if seconds >= user.day_ends:
+        user.day_ends, user.day_points = team.day_ends, 0
+    if seconds >= user.month_ends:
+        user.month_ends, user.month_points = team.month_ends, 0
+    follow(token, user)
 
 
-def follow(team: Meter, others: list[Meter], now: int) -> None:
-    """Who came from a team of another calendar keeps what the running period has counted."""
-    seconds = now // SECOND
-    for meter in others:
-        if meter.day_ends != team.day_ends:
-            meter.day_points = meter.day_points if meter.day_ends > seconds else 0
-            meter.day_ends = team.day_ends
-        if meter.month_ends != team.month_ends:
-            meter.month_points = meter.month_points if meter.month_ends > seconds else 0
-            meter.month_ends = team.month_ends
+def follow(token: Meter, user: Meter) -> None:
+    """A token counts in the periods of its user; what it counted in earlier ones is over."""
+    if token.day_ends != user.day_ends:
+        token.day_ends, token.day_points = user.day_ends, 0
+    if token.month_ends != user.month_ends:
+        token.month_ends, token.month_points = user.month_ends, 0
 
 
 def day_end(seconds: int, time_zone: str) -> int:

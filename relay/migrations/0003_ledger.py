@@ -132,12 +132,22 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="usagerecord",
+            name="own_day_ends",
+            field=models.BigIntegerField(db_default=0, default=0, editable=False),
+        ),
+        migrations.AddField(
+            model_name="usagerecord",
             name="images",
             field=models.PositiveIntegerField(db_default=0, default=0, verbose_name="images"),
         ),
         migrations.AddField(
             model_name="usagerecord",
             name="month_ends",
+            field=models.BigIntegerField(db_default=0, default=0, editable=False),
+        ),
+        migrations.AddField(
+            model_name="usagerecord",
+            name="own_month_ends",
             field=models.BigIntegerField(db_default=0, default=0, editable=False),
         ),
         migrations.AddField(

@@ -55,7 +55,7 @@ async def test_requests_per_minute(api: Api, cast: Cast, demo: DemoPoe) -> None:
 
     assert (refused.status_code, error(refused)["code"]) == (429, "rate_limit_exceeded")
     assert error(refused)["type"] == "requests"
-    assert "its owner, 2 requests per minute" in error(refused)["message"]
+    assert "the owner of this access token, 2 requests per minute" in error(refused)["message"]
     assert 28 <= int(refused.headers["retry-after"]) <= 30
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert await count() == 2
@@ -72,7 +72,7 @@ async def test_the_tightest_of_the_three_wins(api: Api, cast: Cast, demo: DemoPo
     refused = await api.chat(cast.bob.plain, "demo-echo")
 
     assert first.headers["x-ratelimit-limit-requests"] == "1"
-    assert refused.status_code == 429 and "the team, 1 requests per minute" in error(refused)["message"]
+    assert refused.status_code == 429 and "the team, 1 request per minute" in error(refused)["message"]
     assert (await api.chat(cast.alice.plain, "demo-echo")).status_code == 429
     assert (await api.chat(cast.charlie.plain, "demo-echo")).status_code == 200
 

@@ -90,6 +90,8 @@ def row(**fields: Any) -> Row:
         "prompt_tokens": 5,
         "day_ends": 0,
         "month_ends": 0,
+        "own_day_ends": 0,
+        "own_month_ends": 0,
         "started_at": datetime(2026, 5, 13, 12, 34, 56, tzinfo=UTC),
         "outcome": "done",
         "error_code": "",

@@ -146,8 +146,9 @@ def test_each_limit_is_held_on_each_of_the_three(
     assert type(refused) is kind
     assert isinstance(refused, RateLimited) and refused.limit == name
     assert refused.retry_after == pytest.approx(seconds, abs=2e-6)
-    value = next(each for each in (getattr(limits, name),) if each)
-    assert f"{value:,} {name.replace('_', ' ')}" in refused.message
+    value = getattr(limits, name)
+    words = name.replace("_", " ") if value != 1 else name.replace("requests_", "request ").replace("_", " ")
+    assert f", {value:,} {words}, is reached" in refused.message
     assert {"of_token": "access token", "of_user": "owner", "of_team": "team"}[whose] in refused.message
     assert len(desk.rows) == 1
 
@@ -246,7 +247,7 @@ def test_a_guess_that_is_too_much_becomes_enough_to_begin_with(
 def test_what_is_refused_at_its_smallest_is_told_about_that(desk: Desk) -> None:
     guess, less = reservation(points=40, output=4000), reservation(points=5, output=500)
     refused = desk.refuse(admission(guess, less, of_team=Limits(points_per_day=4)))
-    assert "may need 5" in refused.message and "4 are left" in refused.message
+    assert "may need 5" in refused.message and "4 points per day" in refused.message
 
 
 def test_an_old_version_is_stale_and_takes_nothing(desk: Desk) -> None:
@@ -446,14 +447,14 @@ def test_what_is_not_open_cannot_be_changed(gone: str, desk: Desk) -> None:
     assert desk.in_flight() == {}
 
 
-def test_an_extension_before_anybody_noticed_midnight_counts_in_its_own_day(desk: Desk) -> None:
+def test_an_extension_after_midnight_begins_the_new_day_if_nobody_else_has(desk: Desk) -> None:
     one = admission(reservation(points=10), of_team=Limits(points_per_day=30))
     desk.admit(one)
     desk.now += DAY
     assert isinstance(desk.change(change(one, reservation(points=31))), BudgetExceeded)
     assert isinstance(desk.change(change(one, reservation(points=30))), Admitted)
-    desk.admit(admission(reservation(points=30), of_team=Limits(points_per_day=30)))
-    assert desk.points() == {(30, 60)}
+    assert desk.points() == {(30, 30)} and desk.rows[one.id].day_ends == desk.meters["team:1"].day_ends
+    desk.refuse(admission(reservation(points=1), of_team=Limits(points_per_day=30)))
 
 
 def test_an_extension_after_midnight_overspends_neither_day(desk: Desk) -> None:

@@ -157,13 +157,13 @@ def used(*of: Meter) -> list[tuple[int, int]]:
 def test_a_day_and_a_month_begin_at_nothing() -> None:
     team, user, token = meters()
     now = at("2026-05-31 12:00")
-    turn(team, [token, user], "UTC", now * SECOND)
+    turn(token, user, team, "UTC", now * SECOND)
     spend(team, user, token, points=5)
 
-    turn(team, [token, user], "UTC", (day_end(now, "UTC") - 1) * SECOND + 999_999)
+    turn(token, user, team, "UTC", (day_end(now, "UTC") - 1) * SECOND + 999_999)
     assert used(team, user, token) == [(5, 5)] * 3
 
-    turn(team, [token, user], "UTC", day_end(now, "UTC") * SECOND)
+    turn(token, user, team, "UTC", day_end(now, "UTC") * SECOND)
     assert used(team, user, token) == [(0, 0)] * 3
     assert {m.day_ends for m in (team, user, token)} == {at("2026-06-02")}
     assert {m.month_ends for m in (team, user, token)} == {at("2026-07-01")}
@@ -171,10 +171,10 @@ def test_a_day_and_a_month_begin_at_nothing() -> None:
 
 def test_a_day_turns_and_the_month_stays() -> None:
     team, user, token = meters()
-    turn(team, [token, user], "UTC", at("2026-05-13 12:00") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-13 12:00") * SECOND)
     spend(team, user, token, points=5)
 
-    turn(team, [token, user], "UTC", at("2026-05-20 12:00") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-20 12:00") * SECOND)
 
     assert used(team, user, token) == [(0, 5)] * 3
 
@@ -186,29 +186,29 @@ def test_a_day_turns_and_the_month_stays() -> None:
 def test_a_changed_time_zone_counts_from_the_next_period(before: str, after: str) -> None:
     team, user, token = meters()
     now = at("2026-05-13 12:00")
-    turn(team, [token, user], before, now * SECOND)
+    turn(token, user, team, before, now * SECOND)
     spend(team, user, token, points=5)
     ends, month_ends = team.day_ends, team.month_ends
     assert (ends, month_ends) == (day_end(now, before), month_end(now, before))
 
-    turn(team, [token, user], after, (ends - 1) * SECOND)
+    turn(token, user, team, after, (ends - 1) * SECOND)
     assert used(team, user, token) == [(5, 5)] * 3 and team.day_ends == ends
 
-    turn(team, [token, user], after, ends * SECOND)
+    turn(token, user, team, after, ends * SECOND)
     assert used(team, user, token) == [(0, 5)] * 3
     assert team.day_ends == day_end(ends, after) and team.month_ends == month_ends
 
-    turn(team, [token, user], after, month_ends * SECOND)
+    turn(token, user, team, after, month_ends * SECOND)
     assert team.month_ends == month_end(month_ends, after)
 
 
 def test_a_new_token_counts_in_the_period_of_its_team() -> None:
     team, user, token = meters()
-    turn(team, [token, user], "Asia/Tokyo", at("2026-05-13 12:00") * SECOND)
+    turn(token, user, team, "Asia/Tokyo", at("2026-05-13 12:00") * SECOND)
     spend(team, user, token)
 
     new = Meter("token:2")
-    turn(team, [new, user], "UTC", at("2026-05-13 13:00") * SECOND)
+    turn(new, user, team, "UTC", at("2026-05-13 13:00") * SECOND)
 
     assert (new.day_ends, new.month_ends) == (team.day_ends, team.month_ends)
     assert used(team, user, new) == [(1, 1), (1, 1), (0, 0)]
@@ -217,43 +217,47 @@ def test_a_new_token_counts_in_the_period_of_its_team() -> None:
 def test_who_moves_to_a_team_of_the_same_calendar_takes_along_what_was_used() -> None:
     team, user, token = meters()
     other = Meter("team:2")
-    turn(team, [token, user], "UTC", at("2026-05-13 12:00") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-13 12:00") * SECOND)
     spend(team, user, token, points=5)
 
-    turn(other, [token, user], "UTC", at("2026-05-13 13:00") * SECOND)
+    turn(token, user, other, "UTC", at("2026-05-13 13:00") * SECOND)
 
     assert used(other, user, token) == [(0, 0), (5, 5), (5, 5)]
 
 
-def test_who_moves_to_a_team_of_another_calendar_takes_along_what_the_running_periods_counted() -> None:
+def test_who_moves_to_a_team_of_another_calendar_keeps_the_running_periods_until_they_end() -> None:
     team, user, token = meters()
     other = Meter("team:2")
-    turn(team, [token, user], "UTC", at("2026-05-13 12:00") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-13 12:00") * SECOND)
     spend(team, user, token, points=5)
 
-    turn(other, [token, user], "Asia/Tokyo", at("2026-05-13 13:00") * SECOND)
+    turn(token, user, other, "Asia/Tokyo", at("2026-05-13 13:00") * SECOND)
 
     assert used(team, other, user, token) == [(5, 5), (0, 0), (5, 5), (5, 5)]
-    assert user.day_ends == other.day_ends != team.day_ends
+    assert user.day_ends == token.day_ends == team.day_ends != other.day_ends
+
+    turn(token, user, other, "Asia/Tokyo", team.day_ends * SECOND)
+    assert used(other, user, token) == [(0, 0), (0, 5), (0, 5)]
+    assert user.day_ends == token.day_ends == other.day_ends > team.day_ends
 
 
 def test_who_moves_after_midnight_begins_anew() -> None:
     team, user, token = meters()
     other = Meter("team:2")
-    turn(team, [token, user], "UTC", at("2026-05-13 12:00") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-13 12:00") * SECOND)
     spend(team, user, token, points=5)
 
-    turn(other, [token, user], "Asia/Tokyo", at("2026-05-14 01:00") * SECOND)
+    turn(token, user, other, "Asia/Tokyo", at("2026-05-14 01:00") * SECOND)
 
     assert used(other, user, token) == [(0, 0), (0, 5), (0, 5)]
 
 
 def test_a_clock_that_was_set_back_turns_nothing() -> None:
     team, user, token = meters()
-    turn(team, [token, user], "UTC", at("2026-05-13 00:00:01") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-13 00:00:01") * SECOND)
     spend(team, user, token)
 
-    turn(team, [token, user], "UTC", at("2026-05-12 23:59:59") * SECOND)
+    turn(token, user, team, "UTC", at("2026-05-12 23:59:59") * SECOND)
 
     assert used(team, user, token) == [(1, 1)] * 3 and team.day_ends == at("2026-05-14")
 
@@ -262,6 +266,7 @@ def test_a_moment_before_its_day_ends_is_in_it_and_the_moment_itself_is_not() ->
     moment = datetime(2026, 5, 13, tzinfo=UTC)
     ends = int(moment.timestamp())
     for offset, same in ((timedelta(microseconds=-1), True), (timedelta(0), False)):
+        _team, user, token = meters()
         team = Meter("team:1", day_ends=ends, day_points=3, month_ends=ends + 40 * DAY)
-        turn(team, [], "UTC", int((moment + offset).timestamp() * SECOND))
+        turn(token, user, team, "UTC", int((moment + offset).timestamp() * SECOND))
         assert (team.day_points == 3) is same
