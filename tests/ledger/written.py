@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from django.db import connection
 
@@ -28,7 +29,7 @@ def write(batch: Batch, now: datetime | None = None) -> None:
         store.close()
 
 
-def admit(points: int = 10, when: datetime | None = None, **fields: int) -> Admission:
+def admit(points: int = 10, when: datetime | None = None, **fields: Any) -> Admission:
     moment = when or datetime.now(UTC)
     asked = making.admission(
         Reservation(prompt_tokens=7, output_tokens=100, images=0, points=points),
@@ -44,7 +45,7 @@ def settle(*settlements: Settlement) -> None:
     write(Batch(settlements=list(settlements)))
 
 
-def used(points: int = 10, when: datetime | None = None, **fields: int) -> Admission:
+def used(points: int = 10, when: datetime | None = None, **fields: Any) -> Admission:
     """A request that is done, and cost this."""
     asked = admit(points, when, **fields)
     settle(making.settlement(asked))
