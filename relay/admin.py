@@ -15,11 +15,12 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import RangeDateTimeFilter
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminSelectWidget
 
 from relay.models import BotMapping, PoeAccount, PoeKey, UsageRecord
+from relay.panel import filters
+from relay.panel.paging import Narrowing, RecentFirst
 
 
 @admin.register(PoeAccount)
@@ -158,7 +159,7 @@ class PoeKeyAdmin(ModelAdmin):
             _("Limits"),
             {
                 "fields": (("requests_per_minute", "requests_in_flight"),),
-                "description": _("Stored and shown; this version does not hold them yet."),
+                "description": _("A key that has reached one is passed over; the next one is asked."),
             },
         ),
         (_("Network"), {"fields": ("proxy",)}),
@@ -199,6 +200,18 @@ class BotMappingAdmin(ModelAdmin):
         (None, {"fields": ("model", "bot", "enabled", "hidden")}),
         (_("Who and with what"), {"fields": ("teams", "account")}),
         (_("The bot"), {"fields": ("parameters", "default_output_tokens", "fallback_models")}),
+        (
+            _("Price"),
+            {
+                "fields": (
+                    ("points_per_request", "points_per_image"),
+                    ("points_per_1000_input_tokens", "points_per_1000_output_tokens"),
+                ),
+                "description": _(
+                    "In Poe points, as the bot's page on Poe says. All empty: the default in config.toml is charged for each request."
+                ),
+            },
+        ),
         (_("Translation"), {"fields": ("replace_policy", "simulate_roles")}),
     )
 
@@ -226,48 +239,74 @@ def _told(page: Any, request: HttpRequest, count: int) -> None:
 
 @admin.register(UsageRecord)
 class UsageRecordAdmin(ModelAdmin):
+    """Millions of rows: nothing here may count them, sort them anew or look for what is different among them."""
+
     list_display = (
         "started_at",
-        "user_name",
-        "team_name",
-        "token_prefix",
+        "who",
+        "team",
+        "token",
         "model",
-        "bot",
-        "key_name",
+        "state",
         "tokens",
+        "points_used",
         "first_byte",
         "total",
-        "state",
-    )
-    list_filter = (
-        ("started_at", RangeDateTimeFilter),
-        "outcome",
-        "wire",
-        "streamed",
-        "team_name",
-        "model",
         "key_name",
     )
+    list_filter = filters.FILTERS
     list_filter_submit = True
-    search_fields = ("user_name", "token_prefix", "model", "bot", "request_id", "error_code")
+    # What is searched is decided by filters.searched; this makes Django show the box.
+    search_fields = filters.SEARCHED
+    sortable_by = ()
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     list_per_page = 50
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RecentFirst]:
+        return RecentFirst
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        self.search_help_text = filters.search_help()
+        return super().get_changelist_instance(request)
+
+    def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:
+        """The list itself asks `searched`: it has to know what index serves it."""
+        return queryset, False
+
+    def searched(self, text: str) -> Narrowing | None:
+        return filters.searched(text)
+
+    @display(description=_("user"))
+    def who(self, record: UsageRecord) -> str:
+        return format_html('<a href="?user={}">{}</a>', record.user_id, record.user_name)
+
+    @display(description=_("team"))
+    def team(self, record: UsageRecord) -> str:
+        return format_html('<a href="?team={}">{}</a>', record.team_id, record.team_name)
+
+    @display(description=_("access token"))
+    def token(self, record: UsageRecord) -> str:
+        return format_html('<a href="?token={}">{}…</a>', record.token_id, record.token_prefix)
 
     @display(description=_("tokens in + out"))
     def tokens(self, record: UsageRecord) -> str:
-        return f"{record.prompt_tokens} + {record.completion_tokens}"
+        return f"{record.prompt_tokens:,} + {_measured(record, record.completion_tokens)}"
 
-    @display(description=_("first byte"), ordering="first_byte_ms")
+    @display(description=_("points"))
+    def points_used(self, record: UsageRecord) -> str:
+        return _measured(record, record.points)
+
+    @display(description=_("first byte"))
     def first_byte(self, record: UsageRecord) -> str:
-        return f"{record.first_byte_ms} ms" if record.first_byte_ms is not None else "-"
+        return f"{record.first_byte_ms:,} ms" if record.first_byte_ms is not None else "-"
 
-    @display(description=_("total"), ordering="total_ms")
+    @display(description=_("total"))
     def total(self, record: UsageRecord) -> str:
-        return f"{record.total_ms / 1000:.1f} s" if record.total_ms is not None else "-"
+        return f"{record.total_ms / 1000:,.1f} s" if record.total_ms is not None else "-"
 
     @display(
         description=_("outcome"),
-        ordering="outcome",
         label={
             "done": "success",
             "open": "info",
@@ -290,3 +329,10 @@ class UsageRecordAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def _measured(record: UsageRecord, number: int) -> str:
+    """While a record is open, and if it is lost, this is what was reserved for it and not what it used."""
+    if record.outcome in (UsageRecord.Outcome.OPEN, UsageRecord.Outcome.LOST):
+        return _("%(number)s reserved") % {"number": f"{number:,}"}
+    return f"{number:,}"
