@@ -1,0 +1,226 @@
+"""What exactness costs: the ledger alone in a process, and the relay with it against the same relay without.
+
+`python -m bench.ledger [--quick] [--sqlite | --postgres]` prints figures and goals; the exit status is 1 if one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from bench import ledger_alone, machine, servers, tools
+from bench.faults import rig
+from bench.ledger_alone import Figures
+from bench.servers import CannotStart, Cores, Server
+from bench.works import WORKS, Target, Work, measure
+
+MOST_CPU_US = 150.0
+MOST_BUSY_P99_MS = 15.0
+MOST_FIRST_TOKEN_MS = {rig.SQLITE: 1.0, rig.POSTGRES: 2.0}
+# A process on SQLite was promised nothing; it is shown.
+LEAST_PER_SECOND = {rig.POSTGRES: 4000.0}
+AT_ONCE, ONE_BY_ONE = (next(work for work in WORKS if work.name == name) for name in ("ns", "ttft"))
+ROUNDS, QUICK_ROUNDS, QUICK = 5, 2, 0.4
+PAUSE_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The relay with its ledger and with the stub: medians of the rounds, and of the rounds' own differences."""
+
+    figure: str
+    ours: float
+    stubbed: float
+    difference: float
+
+    @classmethod
+    def of(cls, figure: str, rounds: list[tuple[float, float]]) -> Cost:
+        ours, stubbed = zip(*rounds, strict=True)
+        return cls(figure, median(ours), median(stubbed), median(a - b for a, b in rounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    text: str
+    seen: float
+    is_met: bool
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.is_met else 'MISS'} {self.text}: {self.seen:,.2f}"
+
+
+def at_most(text: str, seen: float, limit: float) -> Goal:
+    return Goal(f"{text} (at most {limit:g})", seen, seen <= limit)
+
+
+# The ledger alone.
+
+
+def alone(kind: str, quick: bool) -> list[Figures]:
+    """On an empty database of its own."""
+    with _database(kind) as (url, directory):
+        env = servers.relay_environment(directory / "data", url)
+        found = _run(env, "bench.ledger_alone", *(["--quick"] if quick else []))
+    return [Figures(**each) for each in json.loads(found)]
+
+
+def alone_goals(kind: str, found: list[Figures]) -> list[Goal]:
+    by_name = {figures.name: figures for figures in found}
+    goals = [
+        at_most(
+            "admit, 32 at once, loop at 80 %, p99 ms",
+            by_name[ledger_alone.MANY_BUSY].admit_p99_ms,
+            MOST_BUSY_P99_MS,
+        )
+    ]
+    if least := LEAST_PER_SECOND.get(kind):
+        rate = by_name[ledger_alone.FULL].requests_per_s
+        goals.append(Goal(f"admitted and settled per second (at least {least:g})", rate, rate >= least))
+    return goals
+
+
+def alone_table(found: list[Figures]) -> str:
+    titles = (
+        "| the ledger alone | admit p50 ms | p99 ms | requests/s | CPU µs / request | ledger's thread | loop's share "
+        "| items / transaction | locks held p50 ms | p99 ms | µs / item |\n|---|" + "---:|" * 10
+    )
+    rows = [
+        f"| {each.name} | {each.admit_p50_ms:.2f} | {each.admit_p99_ms:.2f} | {each.requests_per_s:,.0f} "
+        f"| {each.cpu_us:.0f} | {each.ledger_cpu_us:.0f} | {each.loop_share:.0%} | {each.batch_mean:.1f} "
+        f"| {each.held_p50_ms:.2f} | {each.held_p99_ms:.2f} | {each.held_us_per_item:.0f} |"
+        for each in found
+    ]
+    return "\n".join([titles, *rows])
+
+
+# The whole relay.
+
+
+def whole(kind: str, quick: bool, cores: Cores) -> list[Cost]:
+    """Two relays on one database, one of them with the stub, asked in turns."""
+    programs = tools.build()
+    factor, rounds = (QUICK, QUICK_ROUNDS) if quick else (1.0, ROUNDS)
+    with ExitStack() as stack:
+        stack.enter_context(servers.everything_else_on(cores.rest))
+        url, directory = stack.enter_context(_database(kind))
+        env = servers.relay_environment(directory / "data", url)
+        mock = stack.enter_context(servers.upstream(programs.upstream, directory))
+        token = servers.fill(env, f"http://127.0.0.1:{mock.port}/bot/", [AT_ONCE.bot])
+        _run(env, "bench.ledger_alone", "limits")
+        relays = [
+            stack.enter_context(_relay(program, env, directory / f"{name}.log", cores.server))
+            for name, program in (("ledger", ["manage.py"]), ("stubbed", ["-m", "bench.stubbed"]))
+        ]
+        targets = [Target(kind, relay.port, token, relay.pid) for relay in relays]
+        works = [replace(work.shortened(factor), bot=AT_ONCE.bot) for work in (AT_ONCE, ONE_BY_ONE)]
+        measured = [
+            [_pair(work, targets, programs.loadgen, directory) for work in works] for _ in range(rounds)
+        ]
+    return [
+        Cost.of("CPU µs per request, 32 at once", [at_once[0] for at_once, _one in measured]),
+        Cost.of("first token p50 ms, one at a time", [one[1] for _at_once, one in measured]),
+    ]
+
+
+def _pair(
+    work: Work, targets: list[Target], loadgen: Path, directory: Path
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """CPU µs per request and first token in ms, each of the relay and of the one with the stub."""
+    found = []
+    for target in targets:
+        figures = measure(work, target, loadgen, directory)
+        if figures.failure:
+            raise CannotStart(f"the relay failed: {figures.failure}")
+        found.append((figures.cpu_us_per_request or 0.0, figures.ttft_p50_ms or 0.0))
+        time.sleep(PAUSE_SECONDS)
+    (our_cpu, our_token), (stub_cpu, stub_token) = found
+    return (our_cpu, stub_cpu), (our_token, stub_token)
+
+
+def whole_goals(kind: str, costs: list[Cost]) -> list[Goal]:
+    limits = (MOST_CPU_US, MOST_FIRST_TOKEN_MS[kind])
+    return [
+        at_most(f"the ledger's share of: {cost.figure}", cost.difference, limit)
+        for cost, limit in zip(costs, limits, strict=True)
+    ]
+
+
+def whole_table(costs: list[Cost]) -> str:
+    titles = "| the whole relay | with the ledger | stubbed | difference |\n|---|---:|---:|---:|"
+    rows = [f"| {c.figure} | {c.ours:,.2f} | {c.stubbed:,.2f} | {c.difference:+,.2f} |" for c in costs]
+    return "\n".join([titles, *rows])
+
+
+@contextmanager
+def _relay(program: list[str], env: dict[str, str], log: Path, core: int | None) -> Iterator[Server]:
+    command = [sys.executable, *program, "serve", "--port", "0"]
+    with servers.process(command, log, core=core, env=env) as child:
+        yield Server(servers.await_address(child, log), child.pid)
+
+
+@contextmanager
+def _database(kind: str) -> Iterator[tuple[str, Path]]:
+    """The address of an empty database, and a directory."""
+    with tempfile.TemporaryDirectory(prefix="poe-relay-ledger-") as name:
+        directory = Path(name)
+        with rig.database(kind, directory) as url:
+            yield url, directory
+
+
+def _run(env: dict[str, str], module: str, *arguments: str) -> str:
+    """What the module prints."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=servers.ROOT, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotStart(f"{module} failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def measure_on(kind: str, quick: bool, cores: Cores) -> list[Goal]:
+    print(f"\n{kind}\n", flush=True)
+    figures = alone(kind, quick)
+    print(alone_table(figures) + "\n", flush=True)
+    costs = whole(kind, quick, cores)
+    print(whole_table(costs) + "\n", flush=True)
+    goals = [*alone_goals(kind, figures), *whole_goals(kind, costs)]
+    print("\n".join(map(str, goals)), flush=True)
+    return goals
+
+
+def main(given: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.ledger", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
+    parser.add_argument("--sqlite", action="store_true", help="only on SQLite")
+    parser.add_argument("--postgres", action="store_true", help="only on PostgreSQL")
+    said = parser.parse_args(given)
+    wanted = [kind for kind, only in ((rig.SQLITE, said.sqlite), (rig.POSTGRES, said.postgres)) if only]
+    cores, load_before = Cores.of_this_machine(), os.getloadavg()[0]
+    try:
+        goals = [
+            goal
+            for kind in wanted or [rig.SQLITE, rig.POSTGRES]
+            for goal in measure_on(kind, said.quick, cores)
+        ]
+    except (tools.CannotBuild, CannotStart) as exc:
+        print(f"bench: {exc}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as name:
+        print("\n" + machine.line(cores, load_before, Path(name)))
+    return 0 if all(goal.is_met for goal in goals) else 1
+
+
+if __name__ == "__main__":
+    # As Ctrl-C does: every server is stopped on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())
