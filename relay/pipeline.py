@@ -17,6 +17,7 @@ from proxy_site.config import Config
 from relay import counting, mappings, pool, prompting
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
+    AllKeysBusy,
     NoKeyAvailable,
     RelayError,
     Unavailable,
@@ -222,6 +223,8 @@ class Relay:
                     await answer.move(
                         self._candidates(list(left.values())), mapping.bot, self._rates(mapping)
                     )
+                except AllKeysBusy:
+                    raise  # trying again will help
                 except RelayError as exc:
                     raise failure or exc from None
             has_slot = False
@@ -321,6 +324,7 @@ class Answer:
     ) -> None:
         self.admission = admission
         self.rate_limits = admitted.rate_limits
+        self._slots_are_scarce = admitted.slots_are_scarce
         self.key_id = admitted.key_id
         # The fallback model that answers instead of the one asked for, if any.
         self.fallback_model: str | None = None
@@ -501,10 +505,10 @@ class Answer:
         self._settled = True
         total_ms = self._elapsed()
         # Made in the ledger's thread: counting a long text would hold up the loop.
-        # A caller whose slots are counted gets this one back at once.
-        has_slots = any(limits.requests_in_flight is not None for limits in self.admission.limits)
         self._ledger.settle(
-            lambda: self._settlement(outcome, error_code, total_ms), self._lost(), may_wait=not has_slots
+            lambda: self._settlement(outcome, error_code, total_ms),
+            self._lost(),
+            may_wait=not self._slots_are_scarce,
         )
 
     def _lost(self) -> Settlement:

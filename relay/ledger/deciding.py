@@ -282,7 +282,9 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
         meter.day_points += reservation.points
         meter.month_points += reservation.points
     page.changed(found)
-    admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits))
+    key = page.meter(f"key:{candidate.key_id}")
+    scarce = rules.is_scarce(key, candidate.key_limits) or any(map(rules.is_scarce, found, admission.limits))
+    admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce)
     page.inserted.append(_row(page.process, admission, reservation, candidate, found))
     return admitted
 
@@ -455,6 +457,8 @@ def _sentence(whose: str, refused: Refusal, reservation: Reservation) -> str:
     match refused.limit:
         case "points_per_day" | "points_per_month":
             rest = f": {refused.left:,} are left and this request may need {reservation.points:,}"
+            if refused.under_way:
+                rest += f" ({refused.under_way} under way may give some back)"
         case "tokens_per_minute":
             rest = f": {refused.left:,} are left now and this request may need {reservation.tokens:,}"
         case _:

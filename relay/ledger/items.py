@@ -92,11 +92,15 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What an admission got: a Poe key's slot and a reservation; and how its limits stand now."""
+    """What an admission got: a Poe key's slot and a reservation; and how its limits stand now.
+
+    Where slots are scarce, of the caller or of the key, this one is wanted back at once.
+    """
 
     key_id: int
     reservation: Reservation
     rate_limits: RateLimits
+    slots_are_scarce: bool = False
 
 
 @dataclass(frozen=True, slots=True)

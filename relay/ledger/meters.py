@@ -45,6 +45,8 @@ class Refusal:
     value: int
     wait_seconds: float
     left: int = 0
+    # Requests under way, which may give back some of what they reserved.
+    under_way: int = 0
 
 
 def drain(meter: Meter, limits: Limits, now: int) -> None:
@@ -70,6 +72,11 @@ def take_request(meter: Meter, limits: Limits) -> None:
 def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
     if limits.tokens_per_minute is not None:
         meter.tokens_level += tokens * UNIT
+
+
+def is_scarce(meter: Meter, limits: Limits) -> bool:
+    """Whether more than half of the slots are taken."""
+    return limits.requests_in_flight is not None and meter.in_flight * 2 > limits.requests_in_flight
 
 
 # The rules. Each is asked about a request with this reservation, on a meter that was drained and whose periods are the
@@ -101,26 +108,20 @@ def requests_in_flight(meter: Meter, limits: Limits, reservation: Reservation) -
 
 def points_per_day(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
     """What was used and is reserved today, with this, is at most the limit."""
-    return _budget_rule(
-        "points_per_day",
-        meter.day_points,
-        reservation.points,
-        limits.points_per_day,
-        meter.day_ends,
-        meter.at,
-    )
+    if limits.points_per_day is None or meter.day_points + reservation.points <= limits.points_per_day:
+        return None
+    left = max(0, limits.points_per_day - meter.day_points)
+    wait = max(1.0, meter.day_ends - meter.at / SECOND)
+    return Refusal("points_per_day", limits.points_per_day, wait, left, meter.in_flight)
 
 
 def points_per_month(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
     """What was used and is reserved this month, with this, is at most the limit."""
-    return _budget_rule(
-        "points_per_month",
-        meter.month_points,
-        reservation.points,
-        limits.points_per_month,
-        meter.month_ends,
-        meter.at,
-    )
+    if limits.points_per_month is None or meter.month_points + reservation.points <= limits.points_per_month:
+        return None
+    left = max(0, limits.points_per_month - meter.month_points)
+    wait = max(1.0, meter.month_ends - meter.at / SECOND)
+    return Refusal("points_per_month", limits.points_per_month, wait, left, meter.in_flight)
 
 
 Rule = Callable[[Meter, Limits, Reservation], Refusal | None]
@@ -165,12 +166,6 @@ def _level_rule(name: str, level: int, wanted: int, limit: int | None) -> Refusa
     if limit == 0:
         return Refusal(name, 0, NEVER_WAIT)
     return Refusal(name, limit, -(-over // limit) / SECOND, max(0, limit - -(-level // UNIT)))
-
-
-def _budget_rule(name: str, used: int, wanted: int, limit: int | None, ends: int, now: int) -> Refusal | None:
-    if limit is None or used + wanted <= limit:
-        return None
-    return Refusal(name, limit, max(1.0, ends - now / SECOND), max(0, limit - used))
 
 
 # How the limits stand.
