@@ -8,8 +8,9 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -24,36 +25,68 @@ BUSY_SECONDS = 2
 LOOK_AGAIN_SECONDS = 0.00005
 
 
-def _marks(columns: tuple[str, ...]) -> str:
-    return ", ".join("?" for _ in columns)
+# The most rows of one statement, and what is left over.
+SIZES = (32, 16, 8, 4, 2, 1)
 
 
-def _insert(table: str, columns: tuple[str, ...], conflict: str = "") -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({_marks(columns)}) {conflict}"  # noqa: S608
+class Statement:
+    """Over several rows of values at once: each step of SQLite lets go of the GIL, and waits for it beside a busy loop."""
+
+    def __init__(self, before: str, columns: int, after: str) -> None:
+        row = f"({', '.join('?' * columns)})"
+        self._texts = {size: f"{before} VALUES {', '.join([row] * size)}{after}" for size in SIZES}
+
+    def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        start = 0
+        for size in SIZES:
+            while len(rows) - start >= size:
+                some = rows[start : start + size]
+                connection.execute(self._texts[size], tuple(chain.from_iterable(some)))
+                start += size
 
 
-READ_METERS = (
-    f"SELECT {', '.join(sql.METER_COLUMNS)} FROM relay_meter WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
+def _insert(table: str, columns: tuple[str, ...], conflict: str = "") -> Statement:
+    return Statement(f"INSERT INTO {table} ({', '.join(columns)})", len(columns), f" {conflict}")
+
+
+def _update(table: str, columns: tuple[str, ...]) -> Statement:
+    """Rows of an id and these columns."""
+    assigned = ", ".join(f"{name} = v.column{number}" for number, name in enumerate(columns, 2))
+    update = f"UPDATE {table} SET {assigned} FROM ("  # noqa: S608
+    return Statement(update, len(columns) + 1, f") AS v WHERE {table}.id = v.column1")
+
+
+def _found(table: str, columns: tuple[str, ...], which: str) -> str:
+    """The rows as one JSON array of arrays."""
+    return (
+        f"(SELECT json_group_array(json_array({', '.join(columns)})) FROM {table} "  # noqa: S608
+        f"WHERE id IN (SELECT value FROM json_each({which})))"
+    )
+
+
+READ = (
+    f"SELECT ({sql.VERSION}), {_found('relay_meter', sql.METER_COLUMNS, '?1')}, "
+    f"{_found('relay_usagerecord', sql.ROW_COLUMNS, '?2')}"
 )
-READ_ROWS = (
-    f"SELECT {', '.join(sql.ROW_COLUMNS)} FROM relay_usagerecord WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
-)
-MAKE_METER = (
-    "INSERT INTO relay_meter (id, at, requests_level, tokens_level, in_flight, day_ends, day_points, month_ends, "
-    "month_points) VALUES (?, 0, 0, 0, 0, 0, 0, 0, 0) ON CONFLICT (id) DO NOTHING"
-)
-WRITE_METER = f"UPDATE relay_meter SET {', '.join(f'{c} = ?' for c in sql.METER_COLUMNS[1:])} WHERE id = ?"  # noqa: S608
-WRITE_ROW = f"UPDATE relay_usagerecord SET {', '.join(f'{c} = ?' for c in sql.CHANGED_COLUMNS)} WHERE id = ?"  # noqa: S608
 OTHER_COLUMNS = tuple(c for c in sql.RECORD_COLUMNS if c not in ("id", "started_at"))
-INSERT_RECORD = _insert("relay_usagerecord", ("id", "started_at", *OTHER_COLUMNS))
-METER_VALUES = attrgetter(*sql.METER_COLUMNS[1:], "id")
+METER_VALUES = attrgetter(*sql.METER_COLUMNS)
 ROW_VALUES = attrgetter(*sql.CHANGED_COLUMNS)
 OTHER_VALUES = attrgetter(*OTHER_COLUMNS)
-ADD_HOUR = _insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS)
-ADD_REFUSAL = _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS)
-USED = "SELECT id, ? FROM accounts_accesstoken WHERE id = ?"
-TOUCH_TOKEN = f"INSERT INTO accounts_tokenactivity (token_id, last_used_at) {USED} {sql.TOUCH_TOKENS}"  # noqa: S608
+STARTED_AT = sql.ROW_COLUMNS.index("started_at")
+
+MAKE_METERS = _insert(
+    "relay_meter",
+    ("id", *sql.METER_COLUMNS[1:]),
+    "ON CONFLICT (id) DO NOTHING",
+)
+WRITE_METERS = _update("relay_meter", sql.METER_COLUMNS[1:])
+WRITE_ROWS = _update("relay_usagerecord", sql.CHANGED_COLUMNS)
+INSERT_RECORDS = _insert("relay_usagerecord", ("id", "started_at", *OTHER_COLUMNS))
+ADD_HOURS = _insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS)
+ADD_REFUSALS = _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS)
 BEAT = _insert("relay_process", ("name", "heartbeat_at"), sql.BEAT)
+USED = "SELECT id, ? FROM accounts_accesstoken WHERE id IN (SELECT value FROM json_each(?))"
+TOUCH_TOKENS = f"INSERT INTO accounts_tokenactivity (token_id, last_used_at) {USED} {sql.TOUCH_TOKENS}"  # noqa: S608
 
 
 class SqliteStore:
@@ -80,21 +113,16 @@ class SqliteStore:
         return page
 
     def _read(self, connection: sqlite3.Connection, wanted: list[str], ids: list[uuid.UUID]) -> Page:
-        unknown = [id_ for id_ in wanted if id_ not in self._known]
-        if unknown:
-            connection.executemany(MAKE_METER, [(id_,) for id_ in unknown])
-        row = connection.execute(sql.VERSION).fetchone()
-        meters = [Meter(*found) for found in connection.execute(READ_METERS, (json.dumps(wanted),))]
-        rows: list[Row] = []
-        if ids:
-            found_rows = connection.execute(READ_ROWS, (json.dumps([id_.hex for id_ in ids]),))
-            rows = [_row(found) for found in found_rows]
+        MAKE_METERS.run(connection, [METER_VALUES(Meter(id_)) for id_ in wanted if id_ not in self._known])
+        asked = (json.dumps(wanted), json.dumps([id_.hex for id_ in ids]))
+        version, meters, rows = connection.execute(READ, asked).fetchone()
+        found = [_row(values) for values in json.loads(rows)]
         return Page(
             process=self.process,
-            version=int(row[0]) if row else 0,
+            version=version or 0,
             now=_now(),
-            meters={meter.id: meter for meter in meters},
-            rows={each.id: each for each in rows},
+            meters={values[0]: Meter(*values) for values in json.loads(meters)},
+            rows={row.id: row for row in found},
         )
 
     def commit(self, page: Page) -> None:
@@ -110,22 +138,15 @@ class SqliteStore:
         self._give_turn()
 
     def _write(self, connection: sqlite3.Connection, page: Page) -> None:
-        do = connection.executemany
-        if page.touched:
-            do(WRITE_METER, map(METER_VALUES, page.touched.values()))
-        if page.inserted:
-            do(INSERT_RECORD, map(_record_values, page.inserted))
-        if page.updated:
-            do(WRITE_ROW, [(*ROW_VALUES(row), row.id.hex) for row in page.updated.values()])
-        if hours := page.hours.rows():
-            do(ADD_HOUR, [(_text(row[0]), *row[1:]) for row in hours])
-        if page.refusals:
-            do(ADD_REFUSAL, [(_text(hour), *rest, n) for (hour, *rest), n in page.refusals.items()])
+        WRITE_METERS.run(connection, [METER_VALUES(meter) for meter in page.touched.values()])
+        INSERT_RECORDS.run(connection, [_record_values(row) for row in page.inserted])
+        WRITE_ROWS.run(connection, [(row.id.hex, *ROW_VALUES(row)) for row in page.updated.values()])
+        ADD_HOURS.run(connection, [(_text(row[0]), *row[1:]) for row in page.hours.rows()])
+        ADD_REFUSALS.run(connection, [(_text(hour), *rest, n) for (hour, *rest), n in page.refusals.items()])
         if page.used_tokens:
-            now = _text(datetime.now(UTC))
-            do(TOUCH_TOKEN, [(now, token) for token in page.used_tokens])
+            connection.execute(TOUCH_TOKENS, (_text(datetime.now(UTC)), json.dumps(page.used_tokens)))
         if page.heartbeat:
-            connection.execute(BEAT, (page.heartbeat, page.now))
+            BEAT.run(connection, [(page.heartbeat, page.now)])
 
     def rollback(self) -> None:
         try:
@@ -226,10 +247,10 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _row(found: tuple[Any, ...]) -> Row:
+def _row(found: list[Any]) -> Row:
     row = Row(*found)
     row.id = uuid.UUID(found[0])
-    row.started_at = datetime.fromisoformat(found[sql.ROW_COLUMNS.index("started_at")]).replace(tzinfo=UTC)
+    row.started_at = datetime.fromisoformat(found[STARTED_AT]).replace(tzinfo=UTC)
     row.key_id = row.key_id or 0
     return row
 

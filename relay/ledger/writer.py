@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 # Nobody waits longer than this for an admission, whatever the database does.
 ADMIT_SECONDS = 2.0
-# So long a settlement waits for company, and an admission too when the transaction before had several: a transaction
-# costs the same for one as for ten. A process that is killed in between has its request counted as reserved.
-COMPANY_SECONDS = 0.005
+# So long a settlement waits for company, and an admission when the transaction before had several: a transaction costs
+# almost the same for one as for ten. A process that is killed in between has its request counted as reserved.
+COMPANY_SECONDS, CROWD_SECONDS = 0.005, 0.008
 # So many are company enough; whether they are there is looked at so often.
 ENOUGH, SLICE_SECONDS = 24, 0.001
 # A token's last use is written at most this often by a process, in seconds.
@@ -208,6 +208,7 @@ class Ledger:
             items += [self._queue.get(timeout=self._due_in()), *_drain(self._queue)]
             until = time.monotonic() + COMPANY_SECONDS
             if self._is_crowded:
+                until = time.monotonic() + CROWD_SECONDS
                 while self._queue.qsize() + len(items) < ENOUGH and time.monotonic() < until:
                     time.sleep(SLICE_SECONDS)
                 return items + _drain(self._queue)
