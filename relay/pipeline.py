@@ -341,7 +341,7 @@ class Answer:
         # Where no limit depends on how long the answer is, nothing but `max_tokens` ends it.
         self._is_bounded = any(limits.depend_on_the_answer for limits in admission.limits)
         self._meter = OutputMeter(max_tokens)
-        self._bound_by_reservation()
+        self._bound_by(self._reserved)
         self._stream: AsyncGenerator[list[Event], None] | None = None
         self._first: list[Event] | None = None
         self._finish: Finish | None = None
@@ -357,7 +357,7 @@ class Answer:
         )
         self.key_id = (await self._change(wanted, candidates, bot)).key_id
         self._bot, self._rates, self._reserved = bot, rates, wanted
-        self._bound_by_reservation()
+        self._bound_by(self._reserved)
 
     async def _change(
         self, wanted: Reservation, candidates: tuple[Candidate, ...] = (), bot: str = ""
@@ -366,10 +366,10 @@ class Answer:
         limits = self._directory.limits_of(asked.token_id, asked.user_id, asked.team_id)
         return await self._ledger.change(Change(asked, self.key_id, wanted, candidates, bot, limits))
 
-    def _bound_by_reservation(self) -> None:
+    def _bound_by(self, reservation: Reservation) -> None:
         if self._is_bounded:
-            self._meter.limit = self._reserved.output_tokens
-            self._meter.images_limit = self._reserved.images if self._rates.image else None
+            self._meter.limit = reservation.output_tokens
+            self._meter.images_limit = reservation.images if self._rates.image else None
 
     async def begin(
         self, stream: AsyncGenerator[list[Event], None], mapping: Mapping, fallback: str | None
@@ -442,14 +442,18 @@ class Answer:
         return self._meter.cut(events)
 
     async def _extend(self, events: list[Event]) -> bool:
-        """Reserve more: room for these and some to come, or else a small step. Refused, the answer ends with what it has."""
+        """Reserve more: room for these and some to come, or else a small step. Refused, the answer ends with what it has.
+
+        While the database is away an answer goes on: what it used beyond is charged when it has ended.
+        """
         if self._is_at_its_end:
             return False
         reserved = self._reserved
+        may_say = max(reserved.output_tokens, self._meter.limit or 0)
         images = max(reserved.images, self._meter.images + count_images(events))
-        ample = max(EXTENSION_TOKENS, reserved.output_tokens // EXTENSION_SHARE, count(events))
+        ample = max(EXTENSION_TOKENS, may_say // EXTENSION_SHARE, count(events))
         for step in sorted({ample, EXTENSION_TOKENS, LEAST_TOKENS}, reverse=True):
-            tokens = reserved.output_tokens + step
+            tokens = may_say + step
             if self._max_tokens is not None:
                 tokens = min(tokens, self._max_tokens)
             wanted = reserve(self._rates, reserved.prompt_tokens, tokens, images)
@@ -457,13 +461,13 @@ class Answer:
                 break
             try:
                 await self._change(wanted)
+                self._reserved = wanted
             except Unavailable:
-                return False  # asked again with the next words
+                pass
             except RelayError:
                 continue
-            self._reserved = wanted
-            self._bound_by_reservation()
-            return True
+            self._bound_by(wanted)
+            return tokens > may_say or images > reserved.images
         self._is_at_its_end = True
         return False
 

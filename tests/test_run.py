@@ -248,3 +248,15 @@ def test_setup_without_its_database_is_one_sentence(start: Start) -> None:
 
     assert process.returncode == 1 and "the database cannot be used" in said
     assert "Traceback" not in said and "secretword" not in said
+
+
+def test_serve_without_a_place_for_its_spool_is_one_sentence(start: Start, tmp_path: Path) -> None:
+    prepared = start("setup")
+    prepared.wait(60)
+    (tmp_path / "var" / "spool").write_text("a file in its place")
+
+    process = start("serve", "--port", "0")
+    said = process.communicate(timeout=60)[0]
+
+    assert process.returncode == 1 and "Traceback" not in said
+    assert f"{tmp_path / 'var' / 'spool'} cannot be written (file exists)" in said

@@ -93,6 +93,7 @@ class Ledger:
         self._unsettled: list[Settlement] = []
         self._spooled = 0
         self._disk = threading.Lock()
+        self._disk_is_full = False
         self._last_used: dict[int, float] = {}
         self._refused: dict[RefusalKey, int] = defaultdict(int)
         self._retry_at = 0.0
@@ -329,7 +330,7 @@ class Ledger:
 
     def _failed(self, waiting: list[_Waiting], exc: Exception) -> None:
         if not self._is_down:
-            log.warning("the ledger cannot be written: %s", type(exc).__name__)
+            log.warning("the ledger cannot be written: %s: %s", type(exc).__name__, _first_line(exc))
         self._is_down, self._living_since = True, None
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
@@ -353,8 +354,11 @@ class Ledger:
             try:
                 self._spool.append(self._unsettled[self._spooled :])
                 self._spooled = len(self._unsettled)
+                self._disk_is_full = False
             except OSError as exc:
-                log.error("the spool cannot be written: %s", exc.strerror)
+                if not self._disk_is_full:
+                    log.error("the spool cannot be written: %s", exc.strerror)
+                self._disk_is_full = True
 
     def _write_one_by_one(self, waiting: list[_Waiting], settlements: list[Settlement]) -> None:
         """One bad item is refused, never the batch."""
@@ -468,6 +472,10 @@ class Ledger:
         except Exception as exc:
             log.warning("the ledger could not sign off: %s", type(exc).__name__)
         self._spool.close()
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().partition("\n")[0][:200]
 
 
 def _may_wait(item: _Item) -> bool:

@@ -9,6 +9,8 @@ import httpx2
 import openai
 import pytest
 
+from relay.errors import Unavailable
+from relay.ledger import Ledger
 from relay.models import Meter, PoeKey, RefusalHour, UsageHour, UsageRecord
 from tests import cast as people
 from tests.api.test_chat import settled
@@ -256,6 +258,66 @@ async def test_an_answer_ends_where_the_points_do(api: Api, cast: Cast, demo: De
     # Steps of a quarter: at most one step of it is left.
     assert 1500 <= record.points <= 2000 and record.points == record.completion_tokens
     assert (await meter(f"token:{cast.bob.token.pk}")).day_points == record.points
+
+
+async def test_an_answer_goes_on_while_the_database_is_away(
+    api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it used beyond its reservation is charged when it has ended."""
+    text = " ".join(["word"] * 150)
+    demo.script("long", *[("text", {"text": f"{text} "})] * 10, ("done", {}))
+    await in_database(
+        people.mapping, "long", "long", points_per_1000_output_tokens=1000, default_output_tokens=100
+    )
+    await limit(cast.bob.token, points_per_day=3500)
+
+    async def away(*_args: object) -> None:
+        raise Unavailable("The relay's database cannot be reached.")
+
+    monkeypatch.setattr(Ledger, "change", away)
+    whole = (await api.chat(cast.bob.plain, "long")).json()
+
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    (record,) = await settled()
+    assert record.points == record.completion_tokens > 1400
+    assert (await meter(f"token:{cast.bob.token.pk}")).day_points == record.points
+
+
+async def test_a_failure_that_only_a_status_told_costs_nothing(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    response = await api.chat(cast.bob.plain, "demo-faulty", "reset-after-text")
+
+    assert response.status_code == 502
+    assert [(r.outcome, r.points) for r in await settled()] == [("failed", 0)]
+
+
+async def test_a_guess_of_ours_refuses_nothing_that_would_fit(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    await limit(cast.physics, tokens_per_minute=100)
+
+    assert (await api.chat(cast.bob.plain, "demo-echo", "Hello there")).status_code == 200
+
+
+async def test_a_request_dearer_than_the_whole_budget_is_told_so(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    await limit(cast.bob.token, points_per_day=50)
+
+    refused = await api.chat(cast.bob.plain, "demo-echo")
+
+    assert (refused.status_code, error(refused)["code"]) == (429, "insufficient_quota")
+    assert "100 points, more than the whole limit of this access token: 50 points per day" in refused.text
+
+
+async def test_trying_again_helps_when_the_good_key_is_busy(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    wrong = await in_database(
+        people.poe_key, "wrong-key-wrong-key-wrong-key-01", name="wrong", base_url=f"{demo.url}/bot/"
+    )
+    await in_database(lambda: PoeKey.objects.filter(pk=wrong.pk).update(priority=9))
+    await in_database(lambda: PoeKey.objects.exclude(pk=wrong.pk).update(requests_in_flight=1))
+    demo.script("slow", ("text", {"text": "a"}), ("text", {"text": "b"}), ("done", {}), delay=0.2)
+    await in_database(people.mapping, "slow", "slow")
+
+    answers = await asyncio.gather(*[api.chat(cast.bob.plain, "slow") for _ in range(3)])
+
+    assert sorted(response.status_code for response in answers) == [200, 429, 429]
+    assert {error(r)["code"] for r in answers if r.status_code == 429} == {"all_keys_busy"}
 
 
 async def test_a_refused_request_never_reaches_the_bot(api: Api, cast: Cast, demo: DemoPoe) -> None:

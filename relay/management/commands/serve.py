@@ -72,7 +72,13 @@ def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
     config = settings.CONFIG
     counting.load()
     # Now, not with the first request: what a process left that died is put right first.
-    relay.open()
+    try:
+        relay.open()
+    except OSError as exc:
+        raise CommandError(
+            f"{config.data_dir / 'spool'} cannot be written ({(exc.strerror or '').lower()}): what requests used is kept "
+            "there while the database is away."
+        ) from None
     settle_memory()
     RelayServer(
         application,
