@@ -157,7 +157,8 @@ class RecentFirst(ChangeList):
             self.page = older_page(found, within, place, size)
         self.result_list = self.page.rows
         self.result_count = len(self.page.rows)
-        self.full_result_count = None
+        # The same number twice: the header then says none of them.
+        self.full_result_count = self.result_count
         self.show_full_result_count = False
         self.show_admin_actions = True
         self.can_show_all = self.multi_page = False
