@@ -150,10 +150,13 @@ def _account(site: Site, findings: Findings, crowd: Crowd, kills: list[Kill]) ->
 
 
 def _whole_answers(site: Site, findings: Findings, crowd: Crowd, kills: list[Kill]) -> None:
-    """A settlement waits in memory for the next transaction: a kill in between makes a whole answer a lost one."""
+    """A settlement waits in memory for the next transaction: a kill in between makes a whole answer a lost one.
+
+    What the dead server had sent is read after its death: an answer may be whole a little later than the kill.
+    """
     done = {model for (model,) in site.read("SELECT model FROM relay_usagerecord WHERE outcome = 'done'")}
     waits = [
-        next((kill.gone - reply.ended for kill in kills if kill.gone >= reply.ended), float("inf"))
+        min((abs(kill.gone - reply.ended) for kill in kills), default=float("inf"))
         for reply in crowd.replies
         if reply.is_whole and reply.model not in done
     ]

@@ -6,7 +6,6 @@ from django.conf import settings
 from django.db import connections
 
 from relay.ledger.spool import Spool
-from relay.ledger.sqlite import SqliteStore
 from relay.ledger.store import Store
 from relay.ledger.writer import Ledger
 
@@ -19,9 +18,11 @@ def open_ledger() -> Ledger:
 def open_store(process: str) -> Store:
     connection = connections["default"]
     database = connection.settings_dict
+    # Each imported where it is needed: psycopg takes 9 MB that an installation on SQLite need not have, SQLite 2.
     if connection.vendor == "sqlite":
+        from relay.ledger.sqlite import SqliteStore
+
         return SqliteStore(str(database["NAME"]), process)
-    # Imported here: psycopg takes 9 MB that an installation on SQLite need not have.
     from relay.ledger.postgres import PostgresStore
 
     names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
