@@ -14,7 +14,8 @@ RelayError                      500 internal_error
 │   ├── BudgetExceeded          429 no points left until the day or the month ends: trying again is no use before
 │   └── AllKeysBusy             429 no Poe key has a slot free
 ├── Unavailable                 503 the relay itself cannot serve now (database down, stopping)
-│   └── NoKeyAvailable          503 no Poe key may serve this request
+│   ├── NoKeyAvailable          503 no Poe key may serve this request
+│   └── GivenUp                 503 its record was counted as lost while the relay's database was away
 └── UpstreamError               502 Poe or the bot failed
     ├── UpstreamUnauthorized    502 Poe refused the key (401, 403)
     ├── UpstreamOutOfPoints     502 the Poe account has no points left (402, insufficient_fund)
@@ -123,6 +124,10 @@ class Unavailable(RelayError):
 
 class NoKeyAvailable(Unavailable):
     code = "no_poe_key"
+
+
+class GivenUp(Unavailable):
+    code = "given_up"
 
 
 class UpstreamError(RelayError):

@@ -18,6 +18,7 @@ from relay import counting, mappings, pool, prompting
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
+    GivenUp,
     NoKeyAvailable,
     RelayError,
     Unavailable,
@@ -52,6 +53,8 @@ ADMIT_TRIES = 3
 EXTENSION_TOKENS, EXTENSION_SHARE = 512, 4
 # Where that is refused, by so many: less is left unused.
 LEAST_TOKENS = 64
+# So far an answer goes beyond its reservation while the database cannot be asked.
+MOST_BEYOND_TOKENS = 4096
 # No bot answers with more; what a client asks for beyond is reserved in steps, if it ever comes.
 MOST_RESERVED_TOKENS = 1_000_000
 
@@ -444,31 +447,37 @@ class Answer:
     async def _extend(self, events: list[Event]) -> bool:
         """Reserve more: room for these and some to come, or else a small step. Refused, the answer ends with what it has.
 
-        While the database is away an answer goes on: what it used beyond is charged when it has ended.
+        While the database is away an answer goes on for a while: what it used beyond is charged when it has ended.
         """
         if self._is_at_its_end:
             return False
         reserved = self._reserved
         may_say = max(reserved.output_tokens, self._meter.limit or 0)
-        images = max(reserved.images, self._meter.images + count_images(events))
+        may_show = max(reserved.images, self._meter.images_limit or 0)
+        images = max(may_show, self._meter.images + count_images(events))
+        is_away = False
         ample = max(EXTENSION_TOKENS, may_say // EXTENSION_SHARE, count(events))
         for step in sorted({ample, EXTENSION_TOKENS, LEAST_TOKENS}, reverse=True):
             tokens = may_say + step
             if self._max_tokens is not None:
                 tokens = min(tokens, self._max_tokens)
-            wanted = reserve(self._rates, reserved.prompt_tokens, tokens, images)
-            if wanted == reserved:
+            if (tokens, images) == (may_say, may_show):
                 break
+            wanted = reserve(self._rates, reserved.prompt_tokens, tokens, images)
             try:
                 await self._change(wanted)
                 self._reserved = wanted
+            except GivenUp:
+                break
             except Unavailable:
-                pass
+                is_away = True
+                if tokens - reserved.output_tokens > MOST_BEYOND_TOKENS:
+                    continue
             except RelayError:
                 continue
             self._bound_by(wanted)
-            return tokens > may_say or images > reserved.images
-        self._is_at_its_end = True
+            return True
+        self._is_at_its_end = not is_away
         return False
 
     async def _last(self) -> list[Event]:

@@ -13,7 +13,15 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from relay.errors import AllKeysBusy, BadRequest, BudgetExceeded, RateLimited, RelayError, Unavailable
+from relay.errors import (
+    AllKeysBusy,
+    BadRequest,
+    BudgetExceeded,
+    GivenUp,
+    RateLimited,
+    RelayError,
+    Unavailable,
+)
 from relay.ledger import meters as rules
 from relay.ledger import periods
 from relay.ledger.items import (
@@ -352,7 +360,7 @@ def _row(
 def change_(page: Page, change: Change) -> Answer:
     row = page.rows.get(change.admission.id)
     if row is None or row.outcome != "open":
-        return Unavailable("The relay gave this request up while its database was away.", retry_after=2)
+        return GivenUp("The relay gave this request up while its database was away.", retry_after=2)
     found = token, user, team = [page.meter(id_) for id_ in owners(row)]
     limits, wanted = change.limits or change.admission.limits, change.wanted
     more = Reservation(

@@ -49,6 +49,8 @@ class _Waiting:
     item: Admission | Change
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Admitted]
+    # It was refused before anything was sent that a commit could have kept.
+    is_nowhere: bool = False
 
     def answer(self, answer: Answer) -> None:
         """On the loop."""
@@ -94,6 +96,7 @@ class Ledger:
         self._spooled = 0
         self._disk = threading.Lock()
         self._disk_is_full = False
+        self._may_be_written = False
         self._last_used: dict[int, float] = {}
         self._refused: dict[RefusalKey, int] = defaultdict(int)
         self._retry_at = 0.0
@@ -136,7 +139,7 @@ class Ledger:
         try:
             return await waiting.future
         except (asyncio.CancelledError, Unavailable):
-            if isinstance(item, Admission):
+            if isinstance(item, Admission) and not waiting.is_nowhere:
                 # It may be committed already or may be yet: settled as nothing, which is harmless to no row.
                 self.settle(_nothing_happened(item))
             raise
@@ -254,6 +257,7 @@ class Ledger:
         return self._commit_once(batch)
 
     def _commit_once(self, batch: Batch) -> None:
+        self._may_be_written = False
         meter_ids = batch.meter_ids()
         while True:
             page = self._store.begin(meter_ids, batch.record_ids())
@@ -271,6 +275,7 @@ class Ledger:
         if page.is_unchanged:
             self._store.rollback()
             return
+        self._may_be_written = True
         self._store.commit(page)
         self._was_written_along(page)
 
@@ -335,6 +340,8 @@ class Ledger:
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
         # The commit may have succeeded all the same: whoever waits settles an admission as nothing when told this.
+        for each in waiting:
+            each.is_nowhere = not self._may_be_written
         self._answer(
             waiting,
             [Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2)]

@@ -9,7 +9,7 @@ import httpx2
 import openai
 import pytest
 
-from relay.errors import Unavailable
+from relay.errors import GivenUp, Unavailable
 from relay.ledger import Ledger
 from relay.models import Meter, PoeKey, RefusalHour, UsageHour, UsageRecord
 from tests import cast as people
@@ -281,6 +281,62 @@ async def test_an_answer_goes_on_while_the_database_is_away(
     (record,) = await settled()
     assert record.points == record.completion_tokens > 1400
     assert (await meter(f"token:{cast.bob.token.pk}")).day_points == record.points
+
+
+async def test_an_answer_does_not_go_on_for_ever_without_the_database(
+    api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(["word"] * 900)
+    demo.script("long", *[("text", {"text": f"{text} "})] * 10, ("done", {}))
+    await in_database(
+        people.mapping, "long", "long", points_per_1000_output_tokens=1000, default_output_tokens=100
+    )
+    await limit(cast.bob.token, points_per_day=3500)
+
+    async def away(*_args: object) -> None:
+        raise Unavailable("The relay's database cannot be reached.")
+
+    monkeypatch.setattr(Ledger, "change", away)
+    whole = (await api.chat(cast.bob.plain, "long")).json()
+
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert 100 < whole["usage"]["completion_tokens"] <= 100 + 4096
+
+
+async def test_an_answer_whose_record_was_given_up_ends(
+    api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(["word"] * 150)
+    demo.script("long", *[("text", {"text": f"{text} "})] * 10, ("done", {}))
+    await in_database(people.mapping, "long", "long", default_output_tokens=100)
+    await limit(cast.bob.token, tokens_per_minute=5000)
+
+    async def given_up(*_args: object) -> None:
+        raise GivenUp("The relay gave this request up.")
+
+    monkeypatch.setattr(Ledger, "change", given_up)
+    whole = (await api.chat(cast.bob.plain, "long")).json()
+
+    assert whole["choices"][0]["finish_reason"] == "length"
+    assert whole["usage"]["completion_tokens"] == 100
+
+
+async def test_images_beyond_the_reservation_do_not_hang_without_the_database(
+    api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = {"url": "http://127.0.0.1/p.png", "content_type": "image/png", "name": "p.png"}
+    events = [("file", {**picture, "inline_ref": None}), ("text", {"text": "word " * 40})]
+    demo.script("pictures", *events, *events, ("done", {}))
+    await in_database(people.mapping, "pictures", "pictures", points_per_image=50)
+    await limit(cast.bob.token, points_per_day=5000)
+
+    async def away(*_args: object) -> None:
+        raise Unavailable("The relay's database cannot be reached.")
+
+    monkeypatch.setattr(Ledger, "change", away)
+    whole = (await asyncio.wait_for(api.chat(cast.bob.plain, "pictures", max_tokens=20), 10)).json()
+
+    assert whole["choices"][0]["finish_reason"] == "length"
 
 
 async def test_a_failure_that_only_a_status_told_costs_nothing(api: Api, cast: Cast, demo: DemoPoe) -> None:

@@ -96,7 +96,7 @@ class Books:
     def change(self, item: Change) -> Expected:
         record = self.records.get(item.admission.id)
         if record is None or record.outcome != "open":
-            return Expected("Unavailable")
+            return Expected("GivenUp")
         wanted = item.wanted
         tokens = max(0, wanted.tokens - record.tokens)
         points = max(0, wanted.points - record.points)

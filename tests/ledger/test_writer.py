@@ -171,6 +171,18 @@ async def test_a_database_that_is_down_refuses_at_once_and_leaves_nothing(kept: 
     assert isinstance((await answers(here, admission()))[0], Admitted)
 
 
+async def test_what_was_never_sent_to_the_database_leaves_nothing_on_disk(kept: Make) -> None:
+    """An outage of an hour under a flood of requests must not fill the disk."""
+    here = kept()
+    here.store.is_down = True
+
+    refused = await answers(here, *[admission() for _ in range(50)])
+    await asyncio.sleep(0.05)
+
+    assert all(isinstance(each, Unavailable) for each in refused)
+    assert here.ledger.spool_bytes == 0
+
+
 async def test_it_serves_as_soon_as_the_database_does(kept: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request does not wait for the next try: it is one."""
     here = kept()

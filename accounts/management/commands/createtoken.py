@@ -19,6 +19,7 @@ LONGEST_DAYS = 36500
 # The fields of a token and the options that fill them.
 LIMITS = {
     "requests_per_minute": "rpm",
+    "tokens_per_minute": "tpm",
     "requests_in_flight": "concurrency",
     "points_per_day": "points_per_day",
     "points_per_month": "points_per_month",
@@ -39,6 +40,7 @@ class Command(BaseCommand):
         parser.add_argument("--team", help="the user's team, made if new; for a new user: the default team")
         parser.add_argument("--name", default="default", help="where the token is used (default: default)")
         parser.add_argument("--rpm", type=int, metavar="N", help="requests per minute")
+        parser.add_argument("--tpm", type=int, metavar="N", help="tokens per minute, prompt and answer")
         parser.add_argument("--concurrency", type=int, metavar="N", help="requests at the same time")
         parser.add_argument("--points-per-day", type=int, metavar="N", help="Poe points per day")
         parser.add_argument("--points-per-month", type=int, metavar="N", help="Poe points per month")
