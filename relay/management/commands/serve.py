@@ -66,11 +66,12 @@ def address_of(host: str, port: int) -> str:
 def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
     """Serve until a signal; returns after the last request is settled."""
     prepare_for_daphne()
+    # First: what loading it takes for a moment is used again by what is imported after it.
+    counting.load()
     from proxy_site.asgi import application, relay
     from proxy_site.server import RelayServer
 
     config = settings.CONFIG
-    counting.load()
     # Now, not with the first request: what a process left that died is put right first.
     try:
         relay.open()
