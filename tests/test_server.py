@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -118,6 +118,15 @@ def served_once(serve: Callable[..., Served], cast: Cast) -> Served:
     return serve()
 
 
+@pytest.fixture
+def event_loops_as_before() -> Iterator[None]:
+    """What prepares a process for Daphne sets uvloop for all of it: not for the tests that come after."""
+    before = asyncio.get_event_loop_policy()
+    yield
+    asyncio.set_event_loop_policy(before)
+
+
+@pytest.mark.usefixtures("event_loops_as_before")
 def test_a_reader_that_stays_stuck_is_cut(cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline itself, without half a minute of waiting: the server class with a request that cannot write."""
     prepare_for_daphne()
