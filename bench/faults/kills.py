@@ -154,11 +154,11 @@ def _whole_answers(site: Site, findings: Findings, crowd: Crowd, kills: list[Kil
 
     What the dead server had sent is read after its death: an answer may be whole a little later than the kill.
     """
-    done = {model for (model,) in site.read("SELECT model FROM relay_usagerecord WHERE outcome = 'done'")}
+    lost = {model for (model,) in site.read("SELECT model FROM relay_usagerecord WHERE outcome = 'lost'")}
     waits = [
         min((abs(kill.gone - reply.ended) for kill in kills), default=float("inf"))
         for reply in crowd.replies
-        if reply.is_whole and reply.model not in done
+        if reply.is_whole and reply.model in lost
     ]
     findings.claim(
         f"an answer that was whole {SETTLE_SECONDS:g} s before a kill is recorded as done",
