@@ -25,7 +25,9 @@ class Limits:
     def of(
         cls, requests: int | None, tokens: int | None, in_flight: int | None, *points: int | None
     ) -> Limits:
-        """As they are stored, in the order of the fields."""
+        """As they are stored, in the order of the fields. Most rows have none: those share one object."""
+        if requests is tokens is in_flight is None and not any(point is not None for point in points):
+            return UNLIMITED
         return cls(_most(requests, MOST_REQUESTS), _most(tokens, MOST_TOKENS), in_flight, *points)
 
     @property

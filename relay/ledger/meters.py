@@ -108,20 +108,16 @@ def requests_in_flight(meter: Meter, limits: Limits, reservation: Reservation) -
 
 def points_per_day(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
     """What was used and is reserved today, with this, is at most the limit."""
-    if limits.points_per_day is None or meter.day_points + reservation.points <= limits.points_per_day:
-        return None
-    left = max(0, limits.points_per_day - meter.day_points)
-    wait = max(1.0, meter.day_ends - meter.at / SECOND)
-    return Refusal("points_per_day", limits.points_per_day, wait, left, meter.in_flight)
+    return _budget_rule(
+        "points_per_day", meter, meter.day_points, meter.day_ends, reservation, limits.points_per_day
+    )
 
 
 def points_per_month(meter: Meter, limits: Limits, reservation: Reservation) -> Refusal | None:
     """What was used and is reserved this month, with this, is at most the limit."""
-    if limits.points_per_month is None or meter.month_points + reservation.points <= limits.points_per_month:
-        return None
-    left = max(0, limits.points_per_month - meter.month_points)
-    wait = max(1.0, meter.month_ends - meter.at / SECOND)
-    return Refusal("points_per_month", limits.points_per_month, wait, left, meter.in_flight)
+    return _budget_rule(
+        "points_per_month", meter, meter.month_points, meter.month_ends, reservation, limits.points_per_month
+    )
 
 
 Rule = Callable[[Meter, Limits, Reservation], Refusal | None]
@@ -166,6 +162,15 @@ def _level_rule(name: str, level: int, wanted: int, limit: int | None) -> Refusa
     if limit == 0:
         return Refusal(name, 0, NEVER_WAIT)
     return Refusal(name, limit, -(-over // limit) / SECOND, max(0, limit - -(-level // UNIT)))
+
+
+def _budget_rule(
+    name: str, meter: Meter, used: int, ends: int, reservation: Reservation, limit: int | None
+) -> Refusal | None:
+    if limit is None or used + reservation.points <= limit:
+        return None
+    wait = max(1.0, ends - meter.at / SECOND)
+    return Refusal(name, limit, wait, max(0, limit - used), meter.in_flight)
 
 
 # How the limits stand.

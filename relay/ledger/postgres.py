@@ -74,10 +74,7 @@ STATEMENTS = {
     "rollback": "ROLLBACK",
     "version": sql.VERSION,
     "now": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-    "make_meters": (
-        "INSERT INTO relay_meter (id, at, requests_level, tokens_level, in_flight, day_ends, day_points, month_ends, "
-        "month_points) SELECT id, 0, 0, 0, 0, 0, 0, 0, 0 FROM unnest($1::text[]) AS id ON CONFLICT (id) DO NOTHING"
-    ),
+    "make_meters": _insert("relay_meter", sql.METER_COLUMNS, "ON CONFLICT (id) DO NOTHING", id="text"),
     "read_meters": _all(
         f"SELECT {', '.join(sql.METER_COLUMNS)} FROM relay_meter WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"  # noqa: S608
     ),
@@ -139,8 +136,8 @@ class PostgresStore:
         return page
 
     def _begin(self, pipe: Pipe, wanted: list[str], ids: list[uuid.UUID]) -> Page:
-        unknown = [id_ for id_ in wanted if id_ not in self._known]
-        calls: list[Call] = [("make_meters", _array(unknown))] if unknown else []
+        unknown = [Meter(id_) for id_ in wanted if id_ not in self._known]
+        calls: list[Call] = [("make_meters", _json(unknown))] if unknown else []
         calls += [
             ("read_meters", _array(wanted)),
             # After the meters are locked, so that it is the state and the time that they are held at.

@@ -74,11 +74,7 @@ ROW_VALUES = attrgetter(*sql.CHANGED_COLUMNS)
 OTHER_VALUES = attrgetter(*OTHER_COLUMNS)
 STARTED_AT = sql.ROW_COLUMNS.index("started_at")
 
-MAKE_METERS = _insert(
-    "relay_meter",
-    ("id", *sql.METER_COLUMNS[1:]),
-    "ON CONFLICT (id) DO NOTHING",
-)
+MAKE_METERS = _insert("relay_meter", sql.METER_COLUMNS, "ON CONFLICT (id) DO NOTHING")
 WRITE_METERS = _update("relay_meter", sql.METER_COLUMNS[1:])
 WRITE_ROWS = _update("relay_usagerecord", sql.CHANGED_COLUMNS)
 INSERT_RECORDS = _insert("relay_usagerecord", ("id", "started_at", *OTHER_COLUMNS))
