@@ -39,6 +39,22 @@ def error(response: httpx2.Response) -> dict[str, Any]:
     return found
 
 
+async def long_answer(demo: DemoPoe, pieces: int, words: int, **fields: Any) -> None:
+    """The model `long`, which says so many pieces of so many words, each a token."""
+    text = " ".join(["word"] * words)
+    demo.script("long", *[("text", {"text": f"{text} "})] * pieces, ("done", {}))
+    await in_database(people.mapping, "long", "long", **fields)
+
+
+def refuse_changes(monkeypatch: pytest.MonkeyPatch, kind: type[Unavailable]) -> None:
+    """As if the database were away, or the record given up, once a request is admitted."""
+
+    async def refuse(*_args: object) -> None:
+        raise kind("Not now.")
+
+    monkeypatch.setattr(Ledger, "change", refuse)
+
+
 async def count() -> int:
     return await in_database(UsageRecord.objects.count)
 
@@ -232,9 +248,7 @@ async def test_an_answer_may_outgrow_its_reservation_while_there_are_points(
     api: Api, cast: Cast, demo: DemoPoe
 ) -> None:
     """The default reservation does not fit, so a small one is made; the answer asks for more in steps."""
-    text = " ".join(["word"] * 150)
-    demo.script("long", *[("text", {"text": f"{text} "})] * 20, ("done", {}))
-    await in_database(people.mapping, "long", "long", points_per_1000_output_tokens=1000)
+    await long_answer(demo, 20, 150, points_per_1000_output_tokens=1000)
     await limit(cast.bob.token, points_per_day=3500)
 
     whole = (await api.chat(cast.bob.plain, "long")).json()
@@ -246,9 +260,7 @@ async def test_an_answer_may_outgrow_its_reservation_while_there_are_points(
 
 
 async def test_an_answer_ends_where_the_points_do(api: Api, cast: Cast, demo: DemoPoe) -> None:
-    text = " ".join(["word"] * 50)
-    demo.script("long", *[("text", {"text": f"{text} "})] * 60, ("done", {}))
-    await in_database(people.mapping, "long", "long", points_per_1000_output_tokens=1000)
+    await long_answer(demo, 60, 50, points_per_1000_output_tokens=1000)
     await limit(cast.bob.token, points_per_day=2000)
 
     whole = (await api.chat(cast.bob.plain, "long")).json()
@@ -264,17 +276,10 @@ async def test_an_answer_goes_on_while_the_database_is_away(
     api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it used beyond its reservation is charged when it has ended."""
-    text = " ".join(["word"] * 150)
-    demo.script("long", *[("text", {"text": f"{text} "})] * 10, ("done", {}))
-    await in_database(
-        people.mapping, "long", "long", points_per_1000_output_tokens=1000, default_output_tokens=100
-    )
+    await long_answer(demo, 10, 150, points_per_1000_output_tokens=1000, default_output_tokens=100)
     await limit(cast.bob.token, points_per_day=3500)
 
-    async def away(*_args: object) -> None:
-        raise Unavailable("The relay's database cannot be reached.")
-
-    monkeypatch.setattr(Ledger, "change", away)
+    refuse_changes(monkeypatch, Unavailable)
     whole = (await api.chat(cast.bob.plain, "long")).json()
 
     assert whole["choices"][0]["finish_reason"] == "stop"
@@ -286,17 +291,10 @@ async def test_an_answer_goes_on_while_the_database_is_away(
 async def test_an_answer_does_not_go_on_for_ever_without_the_database(
     api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = " ".join(["word"] * 900)
-    demo.script("long", *[("text", {"text": f"{text} "})] * 10, ("done", {}))
-    await in_database(
-        people.mapping, "long", "long", points_per_1000_output_tokens=1000, default_output_tokens=100
-    )
+    await long_answer(demo, 10, 900, points_per_1000_output_tokens=1000, default_output_tokens=100)
     await limit(cast.bob.token, points_per_day=3500)
 
-    async def away(*_args: object) -> None:
-        raise Unavailable("The relay's database cannot be reached.")
-
-    monkeypatch.setattr(Ledger, "change", away)
+    refuse_changes(monkeypatch, Unavailable)
     whole = (await api.chat(cast.bob.plain, "long")).json()
 
     assert whole["choices"][0]["finish_reason"] == "length"
@@ -306,15 +304,10 @@ async def test_an_answer_does_not_go_on_for_ever_without_the_database(
 async def test_an_answer_whose_record_was_given_up_ends(
     api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = " ".join(["word"] * 150)
-    demo.script("long", *[("text", {"text": f"{text} "})] * 10, ("done", {}))
-    await in_database(people.mapping, "long", "long", default_output_tokens=100)
+    await long_answer(demo, 10, 150, default_output_tokens=100)
     await limit(cast.bob.token, tokens_per_minute=5000)
 
-    async def given_up(*_args: object) -> None:
-        raise GivenUp("The relay gave this request up.")
-
-    monkeypatch.setattr(Ledger, "change", given_up)
+    refuse_changes(monkeypatch, GivenUp)
     whole = (await api.chat(cast.bob.plain, "long")).json()
 
     assert whole["choices"][0]["finish_reason"] == "length"
@@ -330,10 +323,7 @@ async def test_images_beyond_the_reservation_do_not_hang_without_the_database(
     await in_database(people.mapping, "pictures", "pictures", points_per_image=50)
     await limit(cast.bob.token, points_per_day=5000)
 
-    async def away(*_args: object) -> None:
-        raise Unavailable("The relay's database cannot be reached.")
-
-    monkeypatch.setattr(Ledger, "change", away)
+    refuse_changes(monkeypatch, Unavailable)
     whole = (await asyncio.wait_for(api.chat(cast.bob.plain, "pictures", max_tokens=20), 10)).json()
 
     assert whole["choices"][0]["finish_reason"] == "length"
