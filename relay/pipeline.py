@@ -520,7 +520,7 @@ class Answer:
         # Made in the ledger's thread: counting a long text would hold up the loop.
         self._ledger.settle(
             lambda: self._settlement(outcome, error_code, total_ms),
-            self._lost(),
+            self._lost,
             may_wait=not self._slots_are_scarce,
         )
 

@@ -84,12 +84,11 @@ class Pipe:
         return results
 
     def _next(self, deadline: float) -> PGresult | None:
-        while True:
+        while self._libpq.is_busy():
             unsent = self._libpq.flush()
-            if not unsent and not self._libpq.is_busy():
-                return self._libpq.get_result()
             self._await(select.POLLIN | (select.POLLOUT if unsent else 0), deadline)
             self._libpq.consume_input()
+        return self._libpq.get_result()
 
     def _await(self, events: int, deadline: float) -> None:
         """Without the GIL, until the server has something to say."""

@@ -44,23 +44,28 @@ TYPES = {
 }
 
 
-def _given(columns: tuple[str, ...], **types: str) -> str:
-    """Rows that travel as one JSON array of objects."""
+# Where the rows are that a statement is given: its parameter, a JSON array of objects.
+GIVEN = "$1::json"
+
+
+def _given(columns: tuple[str, ...], rows: str, **types: str) -> str:
     typed = ", ".join(f"{c} {({**TYPES, **types}).get(c, 'bigint')}" for c in columns)
-    return f"json_to_recordset($1::json) AS v({typed})"
+    return f"json_to_recordset({rows}) AS v({typed})"
 
 
-def _insert(table: str, columns: tuple[str, ...], conflict: str = "", **types: str) -> str:
+def _insert(table: str, columns: tuple[str, ...], conflict: str = "", rows: str = GIVEN, **types: str) -> str:
     names = ", ".join(columns)
     # A WHERE tells the parser that ON CONFLICT is none of a join's ON.
     return (
-        f"INSERT INTO {table} ({names}) SELECT {names} FROM {_given(columns, **types)} WHERE true {conflict}"  # noqa: S608
+        f"INSERT INTO {table} ({names}) SELECT {names} FROM {_given(columns, rows, **types)} "  # noqa: S608
+        f"WHERE true {conflict}"
     )
 
 
-def _update(table: str, columns: tuple[str, ...], **types: str) -> str:
+def _update(table: str, columns: tuple[str, ...], rows: str = GIVEN, **types: str) -> str:
     assigned = ", ".join(f"{c} = v.{c}" for c in columns)
-    return f"UPDATE {table} AS t SET {assigned} FROM {_given(('id', *columns), **types)} WHERE t.id = v.id"  # noqa: S608
+    given = _given(("id", *columns), rows, **types)
+    return f"UPDATE {table} AS t SET {assigned} FROM {given} WHERE t.id = v.id"  # noqa: S608
 
 
 def _all(statement: str) -> str:
@@ -68,26 +73,30 @@ def _all(statement: str) -> str:
     return f"WITH found AS ({statement}) SELECT coalesce(json_agg(found), '[]') FROM found"  # noqa: S608
 
 
+NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+READ_ROWS = _all(
+    f"SELECT {', '.join(c if c != 'key_id' else 'coalesce(key_id, 0) AS key_id' for c in sql.ROW_COLUMNS)} "  # noqa: S608
+    "FROM relay_usagerecord WHERE id = ANY($1::uuid[])"
+)
+# One statement: each that is sent and answered lets go of the GIL, and waits for it beside a busy loop.
+WRITE = f"""
+WITH meters AS ({_update("relay_meter", sql.METER_COLUMNS[1:], "$1::json->'meters'", id="text")}),
+records AS ({_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$1::json->'records'")}),
+rows AS ({_update("relay_usagerecord", sql.CHANGED_COLUMNS, "$1::json->'rows'")})
+{_insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, "$1::json->'hours'", images="bigint", total_ms="bigint")}
+"""
 STATEMENTS = {
     "begin": "BEGIN",
     "commit": "COMMIT",
     "rollback": "ROLLBACK",
-    "version": sql.VERSION,
-    "now": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    "now": f"SELECT {NOW}",
     "make_meters": _insert("relay_meter", sql.METER_COLUMNS, "ON CONFLICT (id) DO NOTHING", id="text"),
     "read_meters": _all(
         f"SELECT {', '.join(sql.METER_COLUMNS)} FROM relay_meter WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"  # noqa: S608
     ),
-    "read_rows": _all(
-        f"SELECT {', '.join(c if c != 'key_id' else 'coalesce(key_id, 0) AS key_id' for c in sql.ROW_COLUMNS)} "  # noqa: S608
-        "FROM relay_usagerecord WHERE id = ANY($1::uuid[])"
-    ),
-    "write_meters": _update("relay_meter", sql.METER_COLUMNS[1:], id="text"),
-    "insert_records": _insert("relay_usagerecord", sql.RECORD_COLUMNS),
-    "write_rows": _update("relay_usagerecord", sql.CHANGED_COLUMNS),
-    "add_hours": _insert(
-        "relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, images="bigint", total_ms="bigint"
-    ),
+    # After the meters are locked, so that it is the state and the time that they are held at.
+    "read": f"SELECT json_build_array(coalesce(({sql.VERSION}), 0), {NOW}, ({READ_ROWS}))",  # noqa: S608
+    "write": WRITE,
     "add_refusals": _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS),
     "touch_tokens": (
         "INSERT INTO accounts_tokenactivity (token_id, last_used_at) "  # noqa: S608
@@ -138,20 +147,15 @@ class PostgresStore:
     def _begin(self, pipe: Pipe, wanted: list[str], ids: list[uuid.UUID]) -> Page:
         unknown = [Meter(id_) for id_ in wanted if id_ not in self._known]
         calls: list[Call] = [("make_meters", _json(unknown))] if unknown else []
-        calls += [
-            ("read_meters", _array(wanted)),
-            # After the meters are locked, so that it is the state and the time that they are held at.
-            ("version", None),
-            ("read_rows", _array(id_.hex for id_ in ids)),
-            ("now", None),
-        ]
-        meters, version, rows, now = pipe.run(("begin", None), *calls)[-4:]
+        calls += [("read_meters", _array(wanted)), ("read", _array(id_.hex for id_ in ids))]
+        meters, read = pipe.run(("begin", None), *calls)[-2:]
+        version, now, rows = msgspec.json.decode(read or b"", type=tuple[int, int, list[Row]])
         return Page(
             process=self.process,
-            version=int(version or 0),
-            now=int(now or 0),
+            version=version,
+            now=now,
             meters={meter.id: meter for meter in _read(meters, Meter)},
-            rows={row.id: row for row in _read(rows, Row)},
+            rows={row.id: row for row in rows},
         )
 
     def commit(self, page: Page) -> None:
@@ -228,10 +232,14 @@ def _writes(page: Page) -> list[Call]:
         if rows:
             calls.append((name, _json(rows)))
 
-    write("write_meters", list(page.touched.values()))
-    write("insert_records", page.inserted)
-    write("write_rows", list(page.updated.values()))
-    write("add_hours", [dict(zip(sql.HOUR_COLUMNS, row, strict=True)) for row in page.hours.rows()])
+    if page.touched or page.inserted or page.updated:
+        batch = {
+            "meters": list(page.touched.values()),
+            "records": page.inserted,
+            "rows": list(page.updated.values()),
+            "hours": [dict(zip(sql.HOUR_COLUMNS, row, strict=True)) for row in page.hours.rows()],
+        }
+        calls.append(("write", _json(batch)))
     write("add_refusals", [_refusal(*key, n) for key, n in sorted(page.refusals.items())])
     write("touch_tokens", page.used_tokens)
     if page.heartbeat:

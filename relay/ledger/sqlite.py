@@ -25,8 +25,8 @@ BUSY_SECONDS = 2
 LOOK_AGAIN_SECONDS = 0.00005
 
 
-# The most rows of one statement, and what is left over.
-SIZES = (32, 16, 8, 4, 2, 1)
+# The most rows of one statement; those for fewer are kept prepared too.
+MOST_ROWS = 32
 
 
 class Statement:
@@ -34,15 +34,12 @@ class Statement:
 
     def __init__(self, before: str, columns: int, after: str) -> None:
         row = f"({', '.join('?' * columns)})"
-        self._texts = {size: f"{before} VALUES {', '.join([row] * size)}{after}" for size in SIZES}
+        self._texts = [f"{before} VALUES {', '.join([row] * n)}{after}" for n in range(1, MOST_ROWS + 1)]
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        start = 0
-        for size in SIZES:
-            while len(rows) - start >= size:
-                some = rows[start : start + size]
-                connection.execute(self._texts[size], tuple(chain.from_iterable(some)))
-                start += size
+        for start in range(0, len(rows), MOST_ROWS):
+            some = rows[start : start + MOST_ROWS]
+            connection.execute(self._texts[len(some) - 1], tuple(chain.from_iterable(some)))
 
 
 def _insert(table: str, columns: tuple[str, ...], conflict: str = "") -> Statement:
@@ -220,7 +217,11 @@ class SqliteStore:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = sqlite3.connect(
-                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self._path,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=8 * MOST_ROWS,
             )
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")

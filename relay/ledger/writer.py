@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -29,8 +30,8 @@ ADMIT_SECONDS = 2.0
 # So long a settlement waits for company, and an admission when the transaction before had several: a transaction costs
 # almost the same for one as for ten. A process that is killed in between has its request counted as reserved.
 COMPANY_SECONDS, CROWD_SECONDS = 0.005, 0.008
-# So many are company enough; whether they are there is looked at so often.
-ENOUGH, SLICE_SECONDS = 24, 0.001
+# So many are company enough.
+ENOUGH = 24
 # A token's last use is written at most this often by a process, in seconds.
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.1, 1.0
@@ -68,7 +69,7 @@ class _Waiting:
 @dataclass(slots=True)
 class _Settling:
     settling: Settling
-    otherwise: Settlement | None
+    otherwise: Callable[[], Settlement] | None
     may_wait: bool
 
     def made(self) -> Settlement | None:
@@ -78,7 +79,7 @@ class _Settling:
             return self.settling()
         except Exception as exc:
             log.exception("a settlement cannot be made", exc_info=exc)
-            return self.otherwise
+            return self.otherwise and self.otherwise()
 
 
 # None: the end.
@@ -90,6 +91,7 @@ class Ledger:
         self._store = store
         self._spool = spool
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._has_company = threading.Event()
         self._marks: list[threading.Event] = []
         # What is to be written, oldest first; so many of them are in the spool.
         self._unsettled: list[Settlement] = []
@@ -110,6 +112,8 @@ class Ledger:
         # By the database's clock.
         self._looked_at = 0
         self._repair_at = time.monotonic() + REPAIR_SECONDS
+        # Committed since this process began, and what was in them.
+        self.transactions = self.written = 0
         self._orphans: list[Orphan] = []
         self._dead: list[str] = []
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
@@ -135,7 +139,7 @@ class Ledger:
         loop = asyncio.get_running_loop()
         waiting = _Waiting(item, loop, loop.create_future())
         deadline = loop.call_later(ADMIT_SECONDS, waiting.expire)
-        self._queue.put(waiting)
+        self._put(waiting)
         try:
             return await waiting.future
         except (asyncio.CancelledError, Unavailable):
@@ -147,19 +151,25 @@ class Ledger:
             deadline.cancel()
 
     def settle(
-        self, settling: Settling, otherwise: Settlement | None = None, *, may_wait: bool = False
+        self, settling: Settling, otherwise: Callable[[], Settlement] | None = None, *, may_wait: bool = False
     ) -> None:
         """Take it in and return at once. It is written whatever becomes of the request, its client or its task.
 
         `otherwise` is written if the settlement cannot be made. One that `may_wait` waits some milliseconds for an
         admission to share its transaction with: nobody is waiting for its slot.
         """
-        self._queue.put(_Settling(settling, otherwise, may_wait))
+        self._put(_Settling(settling, otherwise, may_wait))
+
+    def _put(self, item: _Item) -> None:
+        self._queue.put(item)
+        if self._queue.qsize() >= ENOUGH and not self._has_company.is_set():
+            self._has_company.set()
 
     def flush(self, seconds: float) -> bool:
         """Wait until all that was taken in is written; False if the database did not take it in time."""
         done = threading.Event()
-        self._queue.put(done)
+        self._put(done)
+        self._has_company.set()
         return done.wait(seconds)
 
     def close(self, seconds: float = 5.0) -> bool:
@@ -209,18 +219,23 @@ class Ledger:
         """Everything that waits; blocks for the first, or until something is due."""
         items: list[_Item] = []
         try:
-            items += [self._queue.get(timeout=self._due_in()), *_drain(self._queue)]
-            until = time.monotonic() + COMPANY_SECONDS
+            items.append(self._queue.get(timeout=self._due_in()))
             if self._is_crowded:
-                until = time.monotonic() + CROWD_SECONDS
-                while self._queue.qsize() + len(items) < ENOUGH and time.monotonic() < until:
-                    time.sleep(SLICE_SECONDS)
+                self._await_company()
                 return items + _drain(self._queue)
+            items += _drain(self._queue)
+            until = time.monotonic() + COMPANY_SECONDS
             while (left := until - time.monotonic()) > 0 and all(map(_may_wait, items)):
                 items += [self._queue.get(timeout=left), *_drain(self._queue)]
         except queue.Empty:
             pass
         return items
+
+    def _await_company(self) -> None:
+        """Asleep until there is enough: to wake up for each that comes would take the GIL from whoever brings the next."""
+        self._has_company.clear()
+        if self._queue.qsize() < ENOUGH:
+            self._has_company.wait(CROWD_SECONDS)
 
     def _due_in(self) -> float:
         if self._is_down:
@@ -277,6 +292,9 @@ class Ledger:
             return
         self._may_be_written = True
         self._store.commit(page)
+        if batch:
+            self.transactions += 1
+            self.written += len(batch)
         self._was_written_along(page)
 
     def _write_along(self, page: Page) -> None:

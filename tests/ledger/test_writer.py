@@ -586,7 +586,7 @@ async def test_a_settlement_that_cannot_be_made_stops_nobody(
 
     with caplog.at_level(logging.CRITICAL):
         here.ledger.settle(broken)
-        here.ledger.settle(broken, making.lost(another))
+        here.ledger.settle(broken, lambda: making.lost(another))
         here.ledger.settle(lambda: settlement(one))
         assert await here.flushed()
 
