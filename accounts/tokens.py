@@ -10,7 +10,6 @@ import hmac
 import secrets
 import string
 import zlib
-from hashlib import sha256
 
 PREFIX = "sk-poe-"
 BODY_LENGTH = 34
@@ -47,7 +46,7 @@ def is_well_formed(token: str) -> bool:
 
 def digest(token: str, key: bytes) -> str:
     """HMAC-SHA256 in hex: what the database holds instead of the token."""
-    return hmac.new(key, token.encode("utf-8", "surrogatepass"), sha256).hexdigest()
+    return hmac.digest(key, token.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def shown_prefix(token: str) -> str:

@@ -6,11 +6,13 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TypedDict
+from functools import partial
+from typing import TypedDict, cast
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
+from aiohttp.client_proto import ResponseHandler
 from aiohttp_socks import ProxyConnector
 
 from relay.errors import RelayError, UpstreamBroken, UpstreamUnauthorized, UpstreamUnknownBot
@@ -71,8 +73,7 @@ class Poe:
         total_at = asyncio.get_running_loop().time() + self._deadlines.total
         with poe_errors.failures_told():
             _check_secret(key)
-            session = self._session(key.proxy)
-            opening = asyncio.create_task(self._begin(session, chat, bot, key, total_at))
+            opening = asyncio.create_task(self._begin(chat, bot, key, total_at))
             try:
                 while not (await asyncio.wait((opening,), timeout=self._deadlines.heartbeat))[0]:
                     yield []
@@ -134,10 +135,13 @@ class Poe:
         return session
 
     async def _begin(
-        self, session: aiohttp.ClientSession, chat: ChatRequest, bot: str, key: Key, total_at: float
+        self, chat: ChatRequest, bot: str, key: Key, total_at: float
     ) -> tuple[aiohttp.ClientResponse, float]:
-        async with asyncio.timeout_at(total_at):
-            uploads = await self._upload_all(session, chat, key)
+        session = self._session(key.proxy)
+        uploads: dict[FilePart, Uploaded] = {}
+        if files := _files(chat):
+            async with asyncio.timeout_at(total_at):
+                uploads = await self._upload_all(session, files, key)
         return await self._ask(session, poe_protocol.query(chat, uploads), bot, key, total_at)
 
     async def _ask(
@@ -160,13 +164,8 @@ class Poe:
         return response, first_at
 
     async def _upload_all(
-        self, session: aiohttp.ClientSession, chat: ChatRequest, key: Key
+        self, session: aiohttp.ClientSession, files: list[FilePart], key: Key
     ) -> dict[FilePart, Uploaded]:
-        """Uploads every file that comes as bytes; one that occurs twice is uploaded once."""
-        parts = (part for message in chat.messages for part in message.parts)
-        files = list(dict.fromkeys(part for part in parts if isinstance(part, FilePart) and part.url is None))
-        if not files:
-            return {}
         free = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
         async def upload(file: FilePart) -> Uploaded:
@@ -198,6 +197,12 @@ class Poe:
             return _uploaded.decode(body)
         except (ValueError, RecursionError):
             raise UpstreamBroken("Poe answered an upload with something that nobody can read") from None
+
+
+def _files(chat: ChatRequest) -> list[FilePart]:
+    """Every file that comes as bytes; one that occurs twice is uploaded once."""
+    parts = (part for message in chat.messages for part in message.parts)
+    return list(dict.fromkeys(part for part in parts if isinstance(part, FilePart) and part.url is None))
 
 
 def _close_unread(opening: asyncio.Task[tuple[aiohttp.ClientResponse, float]]) -> None:
@@ -251,11 +256,22 @@ def _timeouts(deadlines: Deadlines, *, read: float | None = None) -> aiohttp.Cli
     )
 
 
+class _Connection(ResponseHandler):
+    """aiohttp 3.14 wakes its parser after each chunk that is taken, paused or not: half of what taking them costs."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
 def _new_session(proxy: str, deadlines: Deadlines) -> aiohttp.ClientSession:
     """Made on the running loop. Only the arguments decide where it connects: no environment, no cookies."""
     is_socks = proxy.startswith("socks")
+    connector = _socks_connector(proxy) if is_socks else aiohttp.TCPConnector(**_POOL)
+    connections = partial(_Connection, loop=asyncio.get_running_loop())
+    connector._factory = cast("partial[ResponseHandler]", connections)
     return aiohttp.ClientSession(
-        connector=_socks_connector(proxy) if is_socks else aiohttp.TCPConnector(**_POOL),
+        connector=connector,
         proxy=None if is_socks or not proxy else proxy,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=_timeouts(deadlines),
