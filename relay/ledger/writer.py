@@ -27,9 +27,11 @@ log = logging.getLogger(__name__)
 
 # Nobody waits longer than this for an admission, whatever the database does.
 ADMIT_SECONDS = 2.0
-# So long a settlement waits for company, and an admission when the transaction before had several: a transaction costs
-# almost the same for one as for ten. A process that is killed in between has its request counted as reserved.
-COMPANY_SECONDS, CROWD_SECONDS = 0.005, 0.008
+# So long a settlement waits for company: a transaction costs almost the same for one as for ten. A process that is killed
+# in between has its request counted as reserved.
+COMPANY_SECONDS = 0.005
+# Where several were admitted at once, the next transaction begins so long after that one began.
+CROWD_SECONDS = 0.010
 # So many are company enough.
 ENOUGH = 24
 # A token's last use is written at most this often by a process, in seconds.
@@ -104,7 +106,8 @@ class Ledger:
         self._retry_at = 0.0
         self._retry_after = RETRY_FIRST
         self._is_down = False
-        # Several were admitted at once, last time.
+        # The last transaction: when it began, and whether several were admitted at once.
+        self._began_at = 0.0
         self._is_crowded = False
         self._beat_at = 0.0
         self._has_beaten = False
@@ -234,8 +237,9 @@ class Ledger:
     def _await_company(self) -> None:
         """Asleep until there is enough: to wake up for each that comes would take the GIL from whoever brings the next."""
         self._has_company.clear()
-        if self._queue.qsize() < ENOUGH:
-            self._has_company.wait(CROWD_SECONDS)
+        left = self._began_at + CROWD_SECONDS - time.monotonic()
+        if left > 0 and self._queue.qsize() < ENOUGH:
+            self._has_company.wait(left)
 
     def _due_in(self) -> float:
         if self._is_down:
@@ -250,6 +254,7 @@ class Ledger:
             return self._keep_what_waits()
         settlements = self._unsettled[:MOST_AT_ONCE]
         batch = _batch(waiting, settlements)
+        self._began_at = time.monotonic()
         try:
             self._commit(batch)
         except BadItem as exc:
