@@ -130,7 +130,7 @@ def upstream(program: Path, directory: Path) -> Iterator[Server]:
     port = free_port()
     log = directory / "upstream.log"
     with process([str(program), str(port)], log, core=None) as child:
-        _await_listener(child, port, log)
+        await_listener(child, port, log)
         yield Server(port, child.pid)
 
 
@@ -163,7 +163,7 @@ def nginx(behind: Server, directory: Path, core: int | None) -> Iterator[Server]
     conf.write_text(NGINX.format(directory=directory, upstream=behind.port, port=port))
     command = ["nginx", "-p", str(directory), "-c", str(conf), "-e", "stderr"]
     with process(command, log, core=core) as child:
-        _await_listener(child, port, log)
+        await_listener(child, port, log)
         yield Server(port, child.pid)
 
 
@@ -181,6 +181,11 @@ def fill(env: dict[str, str], base_url: str, bots: list[str]) -> str:
     return str(_installation(env, base_url, *bots))
 
 
+def set_limits(env: dict[str, str]) -> None:
+    """All five, on everybody who may use the relay, so high that nothing is refused."""
+    output_of(env, "bench.ledger_alone", "limits")
+
+
 def outcomes(env: dict[str, str]) -> dict[str, int]:
     counted = _installation(env, "outcomes")
     assert isinstance(counted, dict)
@@ -188,18 +193,26 @@ def outcomes(env: dict[str, str]) -> dict[str, int]:
 
 
 def _installation(env: dict[str, str], *arguments: str) -> object:
-    command = [sys.executable, "-m", "bench.installation", *arguments]
+    return json.loads(output_of(env, "bench.installation", *arguments))
+
+
+def output_of(env: dict[str, str], module: str, *arguments: str) -> str:
+    """What a module of the bench prints that works on the relay's database."""
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotStart(f"the relay's database cannot be used:\n{done.stderr.strip()[-2000:]}")
-    return json.loads(done.stdout)
+        raise CannotStart(f"{module} failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
 
 
 @contextmanager
-def relay(env: dict[str, str], token: str, log: Path, core: int | None) -> Iterator[RelayServer]:
-    """`manage.py serve`, with the time from its start to its readiness and its memory before the first request."""
+def relay(
+    env: dict[str, str], token: str, log: Path, core: int | None, module: str = "manage"
+) -> Iterator[RelayServer]:
+    """`manage.py serve`, or that of a module in its place, with the time from its start to its readiness and its memory
+    before the first request."""
     began = time.monotonic()
-    command = [sys.executable, "manage.py", "serve", "--port", "0"]
+    command = [sys.executable, "-m", module, "serve", "--port", "0"]
     with process(command, log, core=core, env=env) as child:
         port = await_address(child, log)
         start_seconds = time.monotonic() - began
@@ -218,7 +231,7 @@ def await_address(child: subprocess.Popen[str], log: Path) -> int:
     return int(found.group(1))
 
 
-def _await_listener(child: subprocess.Popen[str], port: int, log: Path) -> None:
+def await_listener(child: subprocess.Popen[str], port: int, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and child.poll() is None:
         with socket.socket() as probe:

@@ -1,7 +1,8 @@
-"""Where a connection goes: API routes to the lean handler, WebSockets to channels, all else to Django."""
+"""Where a connection goes: API routes to the lean handler, WebSockets to channels, all else to Django; and each is told of."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from typing import Any
 
@@ -10,28 +11,80 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxy_site.settings")
 from django.conf import settings
 from django.core.asgi import get_asgi_application
 
-pages = get_asgi_application()
+pages: Any = get_asgi_application()
 
-from proxy_site.lean import LeanHandler, Receive, Scope, Send
+from proxy_site import access_log, log_writer
+from proxy_site.health import MetricsPage, Page, Readiness, alive
+from proxy_site.lean import LeanHandler, Receive, Scope, Send, client_address
+from proxy_site.metrics import Metrics
+from relay.api.request import new_request_id
 from relay.api.urls import is_api
 from relay.pipeline import Relay
+from relay.visit import Visit
 
-relay = Relay(settings.CONFIG)
+config = settings.CONFIG
+relay = Relay(config)
 api = LeanHandler(relay, "relay.api.urls")
+metrics = Metrics(relay, log_writer.writer)
+own_pages: dict[str, Page] = {
+    "/healthz": alive,
+    "/readyz": Readiness(relay).page,
+    "/metrics": MetricsPage(metrics, config.server).page,
+}
+trusted = [ipaddress.ip_network(each) for each in config.server.trusted_proxies]
+
+log_writer.writer.start()
+access_log.listen(metrics.count)
+if config.log.access:
+    access_log.listen(access_log.lines_to(log_writer.writer, config.log.format))
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> Any:
     if scope["type"] != "http":
         # No page uses a WebSocket yet: refused before it is accepted.
         return await send({"type": "websocket.close"})
-    if scope["path"] == "/healthz":
-        return await alive(send)
-    handler: Any = api if is_api(scope["path"]) else pages
-    return await handler(scope, receive, send)
+    path = scope["path"]
+    visit = Visit(new_request_id(), scope["method"], scope["raw_path"].decode("ascii", "backslashreplace"))
+    if path in own_pages:
+        return await _own(own_pages[path], visit, scope, send)
+    scope["visit"] = visit
+    metrics.begin()
+    try:
+        if is_api(path):
+            await api(scope, receive, send)
+        else:
+            visit.address = client_address(scope, trusted)
+            await pages(scope, receive, _noting(visit, send))
+    except Exception:
+        visit.fail()
+        raise
+    finally:
+        metrics.end()
+        access_log.tell(visit)
 
 
-async def alive(send: Send) -> None:
-    """The process runs and its event loop turns: no database, no Django."""
-    headers = [(b"content-type", b"text/plain"), (b"content-length", b"2"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"ok"})
+async def _own(page: Page, visit: Visit, scope: Scope, send: Send) -> None:
+    """Asked again and again by machines: told of only when it fails."""
+    visit.address = client_address(scope, trusted)
+    try:
+        visit.begin_answer(await page(scope, send))
+    except Exception:
+        visit.fail()
+        raise
+    finally:
+        if visit.status >= 400:
+            access_log.tell(visit)
+
+
+def _noting(visit: Visit, send: Send) -> Send:
+    """Notes of an answer of Django's what the lean handler notes of its own."""
+
+    async def noted(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            visit.begin_answer(message["status"])
+            message["headers"] = [*message["headers"], (b"x-request-id", visit.request_id.encode())]
+        else:
+            visit.sent_bytes += len(message.get("body", b""))
+        await send(message)
+
+    return noted

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 from zoneinfo import available_timezones
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -33,6 +33,7 @@ from pydantic_settings import (
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "POE_RELAY_"
+MOST_WORKERS = 256
 PORTS = {"http": 80, "https": 443}
 # Keys of the programs that `importconfig` takes over; none of them is ours.
 OLD_KEYS = {
@@ -131,6 +132,19 @@ def _in_base_dir(value: Path) -> Path:
     return BASE_DIR / value.expanduser()
 
 
+Workers = int | Literal["auto"]
+
+
+def number_of_workers(value: Any) -> Workers:
+    if value == "auto":
+        return "auto"
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if type(number) is not int or not 1 <= number <= MOST_WORKERS:
+        raise ValueError(f'must be a whole number from 1 up to {MOST_WORKERS}, or "auto"')
+    return number
+
+
+Network = Annotated[str, AfterValidator(_network)]
 Url = Annotated[str, AfterValidator(_http_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
@@ -155,8 +169,12 @@ class Server(Section):
     port: Port = 3700
     public_url: Origin = ""
     max_body_mb: Annotated[float, Field(gt=0, le=500)] = 50
+    body_memory_mb: Annotated[float, Field(gt=0, le=1_000_000)] = 256
+    workers: Annotated[Workers, BeforeValidator(number_of_workers)] = 1
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30
-    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = []
+    drain_notice_seconds: Annotated[float, Field(ge=0, le=600)] = 0
+    trusted_proxies: list[Network] = []
+    metrics_networks: list[Network] = ["127.0.0.0/8", "::1/128"]
     language: Literal["en", "zh-hans"] = "en"
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
 
@@ -195,6 +213,8 @@ class Demo(Section):
 
 class Log(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["text", "json"] = "text"
+    access: bool = True
 
 
 class Config(BaseSettings):
@@ -224,9 +244,9 @@ class Config(BaseSettings):
         assert isinstance(env_settings, EnvSettingsSource)
         # `..._FILE` names the file that holds a secret; it is no key of its own (see _take_secret_file).
         files = {f"{PREFIX}{name}_FILE".lower() for name in SECRETS}
-        proxies = f"{PREFIX}server__trusted_proxies".lower()
+        lists = {f"{PREFIX}server__{name}".lower() for name in ("trusted_proxies", "metrics_networks")}
         env_settings.env_vars = {
-            name: _as_json_list(value) if name.lower() == proxies else value
+            name: _as_json_list(value) if name.lower() in lists else value
             for name, value in env_settings.env_vars.items()
             # compose passes a variable that nobody set as an empty one: that is no folder.
             if name.lower() not in files and not (name.lower() == f"{PREFIX}data_dir".lower() and not value)

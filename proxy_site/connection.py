@@ -1,125 +1,120 @@
-"""One connection under Daphne, hardened by subclassing only: back-pressure, a body limit, refusals before any of our code runs.
+"""One connection under Daphne, hardened by subclassing only: deadlines, back-pressure, limits and refusals before the application.
 
-Stock Daphne buffers without limit for a reader that reads nothing and reads whole bodies of any size before anything else
-runs. What listens, drains and stops is in `server.py`.
+Stock Daphne buffers without limit for a reader that reads nothing, and reads whole bodies of any size before anything else
+runs. What about a head is refused is in `framing.py`, how much a body may hold in `bodies.py`, how an answer leaves in
+`replies.py`; what listens, drains and stops in `server.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+import enum
+import ipaddress
+import logging
+import math
+import socket
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any
 
-from daphne.http_protocol import HTTPFactory, WebRequest
-from twisted.internet import reactor
-from twisted.internet.interfaces import IPushProducer
+from daphne.http_protocol import HTTPFactory
+from django.conf import settings
+from twisted.internet.address import IPv4Address
 from twisted.web import http
-from zope.interface import implementer
 
-from proxy_site.lean import CORS
+from proxy_site import access_log, framing
+from proxy_site.bodies import SMALL_PAGE_BYTES, Bodies, Share
+from proxy_site.lean import CORS, client_address, is_trusted
+from proxy_site.replies import DirectReply
 from relay.api.answers import error_response
-from relay.api.request import new_request_id
+from relay.api.request import credential_of, new_request_id
 from relay.api.urls import is_api
-from relay.errors import BadRequest, PayloadTooLarge, RelayError
+from relay.errors import (
+    AddressTooLong,
+    BadRequest,
+    HeadersTooLarge,
+    PayloadTooLarge,
+    RelayError,
+    TooSlow,
+    Unavailable,
+)
 
-# Twisted reads each request's Content-Type with the e-mail parser (75 us); there are but a few in use.
-http._parseContentType = lru_cache(maxsize=256)(http._parseContentType)
+log = logging.getLogger(__name__)
 
-# How long the rest of a refused body is still read, and thrown away: a client that is still writing must see the answer.
-LINGER_SECONDS = 1.0
-ONCE = (b"host", b"authorization", b"content-type")
+HEAD_BYTES = 16_384
+TARGET_BYTES = 8_192
+# So much waits to be sent in the relay, and so much in the kernel, before the application waits.
+UNSENT_BYTES = 16_384
+# Of the next requests so much is taken while one is answered.
+AHEAD_BYTES = 16_384
 # Twisted lacks the newer ones, such as 429.
 http.RESPONSES.update(
     {status.value: status.phrase.encode() for status in HTTPStatus if status not in http.RESPONSES}
 )
 
 
-@implementer(IPushProducer)
-class HardenedRequest(WebRequest):
+class Phase(enum.Enum):
+    """What a connection is waiting for."""
+
+    NEW = enum.auto()  # the first byte
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    ANSWER = enum.auto()  # of the application: no deadline here
+    IDLE = enum.auto()  # the next request, if any
+    CLOSING = enum.auto()  # the client, which reads the rest
+    REFUSED = enum.auto()  # the client, which reads why and hangs up
+
+
+# In seconds. All connections are looked at once a second: a timer for each would cost more.
+DEADLINES = {Phase.NEW: 10.0, Phase.HEAD: 10.0, Phase.BODY: 30.0, Phase.IDLE: 75.0, Phase.REFUSED: 1.0}
+SWEEP_SECONDS = 1.0
+CUT_AT_ONCE = 10
+# A reader that reads next to nothing for so long is cut: its request holds a connection to Poe.
+STUCK_SECONDS = 30.0
+# Slower than so many bytes a second is standing still, in either direction.
+LEAST_RATE = 1000
+# Of what was refused so much is still read, and thrown away: a client that is still writing must see the answer.
+LINGER_BYTES = 500_000
+
+
+class HardenedRequest(DirectReply):
     """One request. Its application's `send` waits while the client does not read."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.can_write = asyncio.Event()
-        self.can_write.set()
-        self._is_producer = False
-        self._refused = False
-        self._seen = 0
-        super().__init__(*args, **kwargs)
+    client: Any
 
-    # Back-pressure: the transport tells when its buffer is full and when it is empty again.
-
-    def pauseProducing(self) -> None:
-        self.can_write.clear()
-
-    def resumeProducing(self) -> None:
-        self.can_write.set()
-
-    def stopProducing(self) -> None:
-        self.can_write.set()
-
-    def handle_reply(self, message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start" and not self._is_producer and self.channel is not None:
-            self._is_producer = True
-            self.registerProducer(self, True)
-        super().handle_reply(message)
-
-    def finish(self) -> None:
-        if self._is_producer and self.channel is not None:
-            self._is_producer = False
-            self.unregisterProducer()
-        super().finish()
-
-    def connectionLost(self, reason: Any) -> None:
-        self.can_write.set()
-        super().connectionLost(reason)
-
-    # The body limit, before anything is kept or any of our code runs.
+    def __init__(self, channel: HardenedChannel, *args: Any) -> None:
+        self.can_write = channel.can_write
+        self.share = Share(channel.factory.bodies)
+        # Not parsed by Twisted: a form of any length would hold up the loop.
+        super().__init__(channel, *args, parsePOSTFormSubmission=False)
 
     def gotLength(self, length: int | None) -> None:
-        super().gotLength(length)
-        if length is not None and length > self.server.max_body_bytes:
-            self._refuse_body()
+        # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.
+        self.content = BytesIO()
 
     def handleContentChunk(self, data: bytes) -> None:
-        if self._refused:
-            return
-        self._seen += len(data)
-        if self._seen > self.server.max_body_bytes:
-            self._refuse_body()
-            return
-        super().handleContentChunk(data)
-
-    def _refuse_body(self) -> None:
-        megabytes = self.server.max_body_bytes // 1_000_000
-        self._refuse(PayloadTooLarge(f"The body is larger than {megabytes} MB."))
-
-    def _refuse(self, exc: RelayError) -> None:
-        """Answer before any application runs, and hang up. Nothing more of this connection is kept."""
-        self._refused = True
-        channel = self.channel
-        channel.transport.write(bare_refusal(exc))
-        reactor.callLater(LINGER_SECONDS, channel.loseConnection)
-
-    def _why_not(self) -> RelayError | None:
-        headers = self.requestHeaders
-        for name in ONCE:
-            if len(headers.getRawHeaders(name) or ()) > 1:
-                return BadRequest(
-                    f"The header {name.decode()} was sent more than once.", code="duplicate_header"
-                )
-        if headers.hasHeader(b"upgrade") and is_api(self.path.decode("ascii", "replace")):
-            return BadRequest("This route does not speak WebSocket.", code="unsupported_upgrade")
-        return None
+        if self.channel.may_take(self.share, len(data)):
+            self.content.write(data)
 
     def process(self) -> Any:
-        if self._refused:
-            return None
-        if (refused := self._why_not()) is not None:
-            return self._refuse(refused)
         # Only Daphne's own command line may set it; a client that sends it would choose the site's root path.
         self.requestHeaders.removeHeader(b"daphne-root-path")
-        return super().process()
+        if self.channel.is_behind_proxy():
+            # Its port is not told.
+            self.client = IPv4Address("TCP", self.channel.client_address(self), 0)
+        body = self.content
+        processed = super().process()
+        if not body.closed:
+            # The application has a copy now.
+            body.truncate(0)
+        return processed
+
+    def isSecure(self) -> bool:
+        """Whether the client came by https, by the word of a trusted proxy: the last one's, like its address."""
+        said = self.requestHeaders.getRawHeaders(b"x-forwarded-proto")
+        if not said or not self.channel.is_behind_proxy():
+            return bool(super().isSecure())
+        return bool(said[-1].rpartition(b",")[2].strip().lower() == b"https")
 
     def handle_exception(self, exception: BaseException) -> None:
         if not self._response_started:
@@ -128,35 +123,419 @@ class HardenedRequest(WebRequest):
             # The client must see that this is no proper end.
             self.channel.transport.abortConnection()
 
+    def finish(self) -> None:
+        self.let_go()
+        super().finish()
 
-def bare_refusal(exc: RelayError) -> bytes:
-    """The whole answer as it goes over the wire, in the API's own words."""
-    response = error_response(exc)
-    headers = [*CORS, (b"x-request-id", new_request_id().encode()), (b"content-type", b"application/json")]
-    headers += [(b"connection", b"close"), (b"content-length", b"%d" % len(response.content))]
-    lines = [b"HTTP/1.1 %d %s" % (exc.status, http.RESPONSES[exc.status])]
-    lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + response.content
+    def connectionLost(self, reason: Any) -> None:
+        self.let_go()
+        super().connectionLost(reason)
+
+    def let_go(self) -> None:
+        """Of its body."""
+        self.share.give_back()
+
+
+class HardenedChannel(http.HTTPChannel):
+    """One connection and what it is waiting for: one request after the other."""
+
+    totalHeadersSize = MAX_LENGTH = HEAD_BYTES
+    # Bytes are what counts.
+    maxHeaders = HEAD_BYTES
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of the application; the transport says when its buffer is full and when it is empty again.
+        self.can_write = asyncio.Event()
+        self.can_write.set()
+        self._phase = Phase.NEW
+        self._since = 0.0
+        self._head_bytes = 0
+        # Of the body: what came over the wire, and when something last did.
+        self._wire_bytes = 0
+        self._heard = 0.0
+        self._most = 0
+        self._introducing: asyncio.Task[None] | None = None
+        self._owes_continue = False
+        # Since when the transport's buffer is full, and what was in it then.
+        self._stuck: tuple[float, int] | None = None
+        self._left_to_discard = LINGER_BYTES
+
+    # What it is waiting for.
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        # The kernel would take megabytes for a client that does not read, and the relay as many from Poe.
+        self.transport.bufferSize = UNSENT_BYTES
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self.transport.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self._wait_for(Phase.NEW)
+
+    def connectionLost(self, reason: Any) -> None:
+        self.factory.watched.discard(self)
+        if self._introducing is not None:
+            self._introducing.cancel()
+        self.can_write.set()
+        super().connectionLost(reason)
+
+    def _wait_for(self, phase: Phase) -> None:
+        self._phase = phase
+        if phase is Phase.ANSWER:
+            if self._stuck is None:
+                self.factory.watched.discard(self)
+            return
+        self._since = self.factory.reactor.seconds()
+        self.factory.watched.add(self)
+
+    def is_cut(self, now: float) -> bool:
+        """Cuts it if a deadline has passed."""
+        if self._stuck is not None and self._stands_still(now):
+            self.transport.abortConnection()
+            return True
+        if now - self._since <= DEADLINES.get(self._phase, math.inf):
+            return False
+        if self._phase is Phase.BODY and not self._drips(now):
+            return False
+        self._cut()
+        return True
+
+    def _cut(self) -> None:
+        match self._phase:
+            case Phase.NEW | Phase.IDLE:
+                self.loseConnection()
+            case Phase.HEAD:
+                seconds = DEADLINES[Phase.HEAD]
+                self.refuse(TooSlow(f"The head of a request must be here within {seconds:g} seconds."))
+            case Phase.BODY:
+                self.refuse(TooSlow("The body came too slowly."))
+            case _:
+                self.transport.abortConnection()
+
+    def _drips(self, now: float) -> bool:
+        if self._introducing is not None:
+            # It is us who do not read.
+            return False
+        return (
+            now - self._heard > DEADLINES[Phase.BODY] or self._wire_bytes < (now - self._since) * LEAST_RATE
+        )
+
+    @property
+    def is_refused(self) -> bool:
+        return self._phase is Phase.REFUSED
+
+    # What arrives.
+
+    def dataReceived(self, data: bytes) -> None:
+        if _is_reset(self.transport):
+            self.transport.abortConnection()
+            return
+        if self.is_refused:
+            self._discard(len(data))
+            return
+        if self._phase is Phase.NEW or self._phase is Phase.IDLE:
+            self._wait_for(Phase.HEAD)
+        super().dataReceived(data)
+        if self._busyReceiving:
+            return
+        if self._phase is Phase.IDLE and (self._buffer or self.requests):
+            # The next request came together with one that was answered at once.
+            self._wait_for(Phase.HEAD)
+        if self._phase is Phase.HEAD and b"\n" in self._buffer:
+            # Whoever takes LF for a line end has seen a whole head, perhaps.
+            self._respondToBadRequestAndDisconnect()
+
+    def lineReceived(self, line: bytes) -> bool:
+        if self.is_refused:
+            return True
+        is_first = not self.requests
+        self._head_bytes += len(line) + 2
+        if is_first and len(line) > TARGET_BYTES:
+            self.refuse(AddressTooLong(f"The request line is longer than {TARGET_BYTES} bytes."))
+        elif self._head_bytes > HEAD_BYTES:
+            self._refuse_head()
+        elif framing.is_amiss(line):
+            self._respondToBadRequestAndDisconnect()
+        else:
+            super().lineReceived(line)
+        # True ends the reading of what else is there.
+        return self.is_refused
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        if self.requests:
+            self._refuse_head()
+        else:
+            self.refuse(AddressTooLong(f"The request line is longer than {TARGET_BYTES} bytes."))
+
+    def _refuse_head(self) -> None:
+        self.refuse(HeadersTooLarge(f"The head of the request is larger than {HEAD_BYTES // 1024} KiB."))
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        if not framing.is_length_clear(header, data, self._version):
+            return bool(self._failChooseTransferDecoder())
+        return bool(super()._maybeChooseTransferDecoder(header, data))
+
+    def allHeadersReceived(self) -> None:
+        request = self.requests[-1]
+        refused = framing.why_not(self._command, self._path, self._version, request.requestHeaders)
+        if refused is not None:
+            self.refuse(refused)
+            return
+        if self.length != 0:
+            self._begin_body(request)
+        if not self.is_refused:
+            super().allHeadersReceived()
+
+    def rawDataReceived(self, data: bytes) -> bool:
+        if self._handlingRequest:
+            self._dataBuffer.append(data)
+            if sum(map(len, self._dataBuffer)) > AHEAD_BYTES:
+                # Twisted goes on reading while the client reads nothing. Reading is resumed when the answer is done.
+                self._networkProducer.pauseProducing()
+            return False
+        self._wire_bytes += len(data)
+        self._heard = self.factory.now
+        super().rawDataReceived(data)
+        if self._phase is Phase.BODY:
+            self._look_at_sender(self.requests[-1], self._wire_bytes)
+        return self.is_refused
+
+    def _finishRequestBody(self, data: bytes) -> None:
+        if not framing.are_trailers_clear(getattr(self._transferDecoder, "_trailerHeaders", ())):
+            self._respondToBadRequestAndDisconnect()
+            return
+        super()._finishRequestBody(data)
+
+    def allContentReceived(self) -> None:
+        if self.is_refused:
+            return
+        self._head_bytes = 0
+        self._wait_for(Phase.ANSWER)
+        super().allContentReceived()
+
+    def requestDone(self, request: Any) -> None:
+        # First: what is parsed then may be the head of the next request.
+        self._wait_for(Phase.IDLE)
+        super().requestDone(request)
+
+    # The body.
+
+    def _begin_body(self, request: HardenedRequest) -> None:
+        bodies = self.factory.bodies
+        self._wire_bytes = 0
+        self._heard = self.factory.now
+        self._most = bodies.most(framing.path_of(self._path))
+        self._wait_for(Phase.BODY)
+        if self.length is not None and self.length > self._most:
+            self._refuse_body()
+        elif self.length is not None and not bodies.has_room(self.length):
+            self._refuse_for_room()
+        else:
+            self._look_at_sender(request, 1 if self.length is None else self.length)
+
+    def may_take(self, share: Share, size: int) -> bool:
+        if self.is_refused:
+            return False
+        # Many small chunks are longer on the wire than they say.
+        if share.size + size > self._most or self._wire_bytes > 2 * self._most:
+            self._refuse_body()
+            return False
+        if not share.take(size):
+            self._refuse_for_room()
+            return False
+        return True
+
+    def _look_at_sender(self, request: HardenedRequest, size: int) -> None:
+        """Read on only if a body of this size may be a stranger's, or when it is known whose it is."""
+        if not request.share.is_strangers or self._introducing is not None:
+            return
+        free = self.factory.bodies.free_of_questions()
+        if not is_api(framing.path_of(self._path)):
+            if free == 0 and size > SMALL_PAGE_BYTES:
+                self._refuse_for_room()
+        elif size > free:
+            self._networkProducer.pauseProducing()
+            self._introducing = asyncio.ensure_future(self._introduce(request))
+
+    async def _introduce(self, request: HardenedRequest) -> None:
+        refused: RelayError | None = None
+        try:
+            await self.factory.bodies.authenticate(
+                credential_of(
+                    _text(request, b"authorization"),
+                    _text(request, b"x-api-key"),
+                ),
+                self.client_address(request),
+            )
+        except RelayError as exc:
+            refused = exc
+        except Exception:
+            log.exception("a sender cannot be looked up")
+            refused = Unavailable("The relay cannot tell who sent this.", retry_after=1)
+        self._introducing = None
+        if self._phase is not Phase.BODY:
+            # All of it was here already: the application asks for itself.
+            return
+        if refused is not None:
+            self.refuse(refused)
+            return
+        request.share.is_introduced()
+        self._since = self._heard = self.factory.reactor.seconds()
+        self._wire_bytes = 0
+        if self._owes_continue:
+            self._send100Continue()
+        if not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+
+    def _send100Continue(self) -> None:
+        self._owes_continue = self._introducing is not None
+        if not self._owes_continue:
+            super()._send100Continue()
+
+    def _refuse_body(self) -> None:
+        self.refuse(PayloadTooLarge(f"The body is larger than {self._most / 1_000_000:g} MB."))
+
+    def _refuse_for_room(self) -> None:
+        self.refuse(Unavailable("Too much is being sent at once. Try again shortly.", retry_after=1))
+
+    # Refusals.
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(BadRequest("This is not a well-formed HTTP/1.1 request.", code="malformed_request"))
+
+    def refuse(self, exc: RelayError) -> None:
+        """Answer before any application runs, and hang up. Nothing more of this connection is kept."""
+        if self.is_refused:
+            return
+        self._wait_for(Phase.REFUSED)
+        for request in self.requests:
+            request.let_go()
+        method, request_id = getattr(self, "_command", b""), new_request_id()
+        self.transport.write(bare_refusal(exc, request_id, with_body=method != b"HEAD"))
+        access_log.refused(
+            request_id=request_id,
+            method=method,
+            path=getattr(self, "_path", b"").partition(b"?")[0],
+            address=self.client_address(self.requests[-1]) if self.requests else self.getPeer().host,
+            status=exc.status,
+            error_code=exc.code,
+        )
+        self.transport.loseWriteConnection()
+        self._networkProducer.resumeProducing()
+
+    def _discard(self, size: int) -> None:
+        self._left_to_discard -= size
+        if self._left_to_discard < 0:
+            self._networkProducer.pauseProducing()
+
+    # Back-pressure: the transport says when its buffer is full and when it is empty again.
+
+    def pauseProducing(self) -> None:
+        self.can_write.clear()
+        self._watch_reader()
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._stuck = None
+        if self._phase is Phase.ANSWER:
+            self.factory.watched.discard(self)
+        self.can_write.set()
+        super().resumeProducing()
+        if self._introducing is not None:
+            self._networkProducer.pauseProducing()
+
+    def loseConnection(self) -> None:
+        self._wait_for(Phase.CLOSING)
+        self._watch_reader()
+        super().loseConnection()
+
+    def _watch_reader(self) -> None:
+        self._stuck = self.factory.reactor.seconds(), unsent(self.transport)
+        self.factory.watched.add(self)
+
+    def _stands_still(self, now: float) -> bool:
+        assert self._stuck is not None
+        since, before = self._stuck
+        if now - since <= STUCK_SECONDS:
+            return False
+        left = unsent(self.transport)
+        self._stuck = now, left
+        return before - left < STUCK_SECONDS * LEAST_RATE
+
+    # Where it comes from.
+
+    def is_behind_proxy(self) -> bool:
+        trusted = self.factory.trusted
+        return bool(trusted) and is_trusted(str(self.getPeer().host), trusted)
+
+    def client_address(self, request: HardenedRequest) -> str:
+        forwarded = request.requestHeaders.getRawHeaders(b"x-forwarded-for") or ()
+        scope = {
+            "client": (str(self.getPeer().host), 0),
+            "headers": [(b"x-forwarded-for", value) for value in forwarded],
+        }
+        return client_address(scope, self.factory.trusted)
 
 
 class HardenedFactory(HTTPFactory):
+    """Makes the connections of one server and looks after their deadlines."""
+
+    protocol = HardenedChannel
+
+    def __init__(self, server: Any, bodies: Bodies, reactor: Any) -> None:
+        # Not Daphne's, which takes no reactor. No timeout: it is a timer for each connection.
+        http.HTTPFactory.__init__(self, timeout=None, reactor=reactor)
+        self.server = server
+        self.bodies = bodies
+        self.trusted = [ipaddress.ip_network(each) for each in settings.CONFIG.server.trusted_proxies]
+        self.watched: set[HardenedChannel] = set()
+        self.now = reactor.seconds()
+
+    def startFactory(self) -> None:
+        """Without Twisted's own access log, which nobody reads."""
+        self._sweep()
+
     def log(self, request: Any) -> None:
-        """Twisted's own access log, which nobody reads."""
+        """As above."""
 
     def buildProtocol(self, addr: Any) -> Any:
-        protocol = super().buildProtocol(addr)
-        protocol.requestFactory = HardenedRequest
-        channel = protocol._channel
-        received = channel.dataReceived
+        channel = super().buildProtocol(addr)
+        channel.requestFactory = HardenedRequest
+        return channel
 
-        def unless_reset(data: bytes) -> None:
-            if _is_reset(channel.transport):
-                channel.transport.abortConnection()
-            else:
-                received(data)
+    def _sweep(self) -> None:
+        self.reactor.callLater(SWEEP_SECONDS, self._sweep)
+        self.now = self.reactor.seconds()
+        self._look_at(list(self.watched))
 
-        channel.dataReceived = unless_reset
-        return protocol
+    def _look_at(self, channels: list[HardenedChannel]) -> None:
+        """A few that are cut, and the loop has its turn: a thousand may be late at the same moment."""
+        cut = 0
+        while channels and cut < CUT_AT_ONCE:
+            channel = channels.pop()
+            cut += channel in self.watched and channel.is_cut(self.now)
+        if channels:
+            self.reactor.callLater(0, self._look_at, channels)
+
+
+def bare_refusal(exc: RelayError, request_id: str, *, with_body: bool) -> bytes:
+    """The whole answer as it goes over the wire, in the API's own words."""
+    response = error_response(exc)
+    headers = [*CORS, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
+    headers.append((b"content-length", b"%d" % len(response.content)))
+    lines = [b"HTTP/1.1 %d %s" % (exc.status, http.RESPONSES[exc.status])]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + (response.content if with_body else b"")
+
+
+def unsent(transport: Any) -> int:
+    """What the transport still holds of what was written. Twisted has no other way to ask."""
+    return len(transport.dataBuffer) - int(transport.offset) + int(transport._tempDataLen)
+
+
+def _text(request: HardenedRequest, name: bytes) -> str:
+    values = request.requestHeaders.getRawHeaders(name) or [b""]
+    return str(values[0].decode("latin-1"))
 
 
 def _is_reset(transport: Any) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import io
 import ipaddress
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +17,13 @@ from django.conf import settings
 from django.core.exceptions import BadRequest as DjangoBadRequest
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import get_resolver
+from django.urls import ResolverMatch, get_resolver
 
-from relay.api.answers import StreamedAnswer, error_response
+from relay.api.answers import ErrorResponse, StreamedAnswer, error_response
 from relay.api.request import ApiRequest, new_request_id
 from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
 from relay.pipeline import Relay
+from relay.visit import Visit
 
 log = logging.getLogger(__name__)
 Scope = dict[str, Any]
@@ -50,59 +50,73 @@ class LeanHandler:
     def __init__(self, relay: Relay, urlconf: str) -> None:
         self._relay = relay
         self._resolver = get_resolver(urlconf)
+        self._known: dict[str, ResolverMatch] = {}
         self._trusted = [ipaddress.ip_network(each) for each in settings.CONFIG.server.trusted_proxies]
 
+    def _resolve(self, path: str) -> ResolverMatch:
+        """Django's, with the few paths that are no patterns found at once. Raises Http404."""
+        match = self._known.get(path)
+        if match is None:
+            match = self._resolver.resolve(path)
+            if not match.kwargs:
+                self._known[path] = match
+        return match
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        request_id = new_request_id()
-        headers = [*CORS, (b"x-request-id", request_id.encode())]
+        visit: Visit = scope.get("visit") or Visit(new_request_id())
+        visit.address = client_address(scope, self._trusted)
+        headers = [*CORS, (b"x-request-id", visit.request_id.encode())]
         if scope["method"] == "OPTIONS":
+            visit.begin_answer(204)
             await send({"type": "http.response.start", "status": 204, "headers": headers + _preflight(scope)})
             await send({"type": "http.response.body", "body": b""})
             return
         body = await _read_body(receive)
         if body is None:
             return
-        respond = asyncio.create_task(self._respond(scope, body, request_id, headers, began, send))
-        gone = asyncio.create_task(receive())
+        watch = _Watch(receive)
         try:
-            await asyncio.wait({respond, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await self._respond(scope, body, visit, headers, send, watch)
+        except asyncio.CancelledError:
+            # The client hung up, and whatever the request held was let go of and settled; or else the server stops.
+            if not watch.is_gone:
+                raise
         finally:
-            gone.cancel()
-            if not respond.done():
-                # The client hung up, or the server stops: whatever the request holds is let go of and settled.
-                respond.cancel()
-                await asyncio.wait({respond})
-        if not respond.cancelled():
-            respond.result()
+            watch.end()
 
     async def _respond(
         self,
         scope: Scope,
         body: bytes,
-        request_id: str,
+        visit: Visit,
         headers: list[tuple[bytes, bytes]],
-        began: float,
         send: Send,
+        watch: _Watch,
     ) -> None:
-        response = await self._answer(scope, body, request_id)
+        response = await self._answer(scope, body, visit)
         try:
             headers += [
                 (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()
             ]
-            headers.append((b"openai-processing-ms", b"%d" % ((time.perf_counter() - began) * 1000)))
+            visit.begin_answer(response.status_code)
+            if isinstance(response, ErrorResponse) and not visit.error_code:
+                visit.error_code = response.error_code
+            headers.append((b"openai-processing-ms", b"%d" % ((visit.first_byte_seconds or 0) * 1000)))
             head_only = scope["method"] == "HEAD"
-            if isinstance(response, HttpResponse) and not any(
-                name == b"content-length" for name, _ in headers
-            ):
+            if isinstance(response, HttpResponse) and "Content-Length" not in response:
                 headers.append((b"content-length", b"%d" % len(response.content)))
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
             if isinstance(response, StreamingHttpResponse):
                 async for part in response:
+                    visit.sent_bytes += len(part)
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+                # What ends now is no hang-up.
+                watch.end()
                 await send({"type": "http.response.body", "body": b""})
             else:
                 content = b"" if head_only else response.content  # type: ignore[attr-defined]
+                visit.sent_bytes = len(content)
+                watch.end()
                 await send({"type": "http.response.body", "body": content})
         finally:
             if isinstance(response, StreamedAnswer):
@@ -111,16 +125,15 @@ class LeanHandler:
             for close in response._resource_closers:  # type: ignore[attr-defined]
                 close()
 
-    async def _answer(self, scope: Scope, body: bytes, request_id: str) -> HttpResponseBase:
+    async def _answer(self, scope: Scope, body: bytes, visit: Visit) -> HttpResponseBase:
         """A response in the API's own words, whatever happens."""
         try:
             # HEAD is GET whose body is not sent.
             as_asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             request = ApiRequest(as_asked, io.BytesIO(body))
             request._body = body
-            request.relay, request.request_id = self._relay, request_id
-            request.address = client_address(scope, self._trusted)
-            match = self._resolver.resolve(request.path_info)
+            request.relay, request.visit = self._relay, visit
+            match = self._resolve(request.path_info)
             request.resolver_match = match
             response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
         except Http404:
@@ -130,7 +143,7 @@ class LeanHandler:
         except DjangoBadRequest as exc:
             return error_response(BadRequest(str(exc)))
         except Exception as exc:
-            log.exception("request %s failed", request_id, exc_info=exc)
+            log.exception("request %s failed", visit.request_id, exc_info=exc)
             return error_response(RelayError("The relay failed on this request."))
         if response.status_code == 405:
             refused = error_response(
@@ -139,6 +152,24 @@ class LeanHandler:
             refused["Allow"] = response["Allow"]
             return refused
         return response
+
+
+class _Watch:
+    """Cancels the task that it was made in when the client hangs up."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.is_gone = False
+        self._watched = asyncio.current_task()
+        self._watching = asyncio.create_task(self._await(receive))
+
+    async def _await(self, receive: Receive) -> None:
+        await receive()
+        self.is_gone = True
+        assert self._watched is not None
+        self._watched.cancel()
+
+    def end(self) -> None:
+        self._watching.cancel()
 
 
 async def _read_body(receive: Receive) -> bytes | None:
@@ -166,21 +197,21 @@ def _preflight(scope: Scope) -> list[tuple[bytes, bytes]]:
 def client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
     """Where the request comes from: the peer, or the right-most hop that no trusted proxy vouches for."""
     peer = scope["client"][0] if scope.get("client") else ""
-    if not trusted or not _is_trusted(peer, trusted):
+    if not trusted or not is_trusted(peer, trusted):
         return peer
     forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
     hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
     for hop in reversed(hops):
-        if not _is_trusted(hop, trusted):
+        if not is_trusted(hop, trusted):
             return hop
     return hops[0] if hops else peer
 
 
-def _is_trusted(address: str, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+def is_trusted(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
     # A socket for both kinds of address writes 10.0.0.1 as ::ffff:10.0.0.1.
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip.version == network.version and ip in network for network in trusted)
+    return any(ip.version == network.version and ip in network for network in networks)

@@ -1,14 +1,15 @@
 """Daphne's server, hardened by subclassing only: one broken stream breaks one connection, and a drain before it stops.
 
 Stock Daphne loses its bookkeeping for good when an application fails in the middle of a stream, and cuts every stream
-at SIGTERM. What is done for each connection is in `connection.py`. Import this module only after the event loop policy
-is set: daphne.server makes its loop when imported.
+at SIGTERM. What is done for each connection is in `connection.py`, how connections are taken in `accepting.py`. Import this
+module only after the event loop policy is set: daphne.server makes its loop when imported.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import time
@@ -18,26 +19,38 @@ from typing import Any
 from daphne.server import Server
 from twisted.internet import defer, reactor
 
+from proxy_site.accepting import AcceptingPort
+from proxy_site.bodies import Bodies
 from proxy_site.connection import HardenedFactory
+from proxy_site.draining import draining
+from proxy_site.workers import Seat
 
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_SECONDS = 0.05
 INTERRUPT_SECONDS = 2.0
-# A reader that reads nothing for so long is cut: its request holds a connection to Poe.
-STUCK_SECONDS = 30.0
+# A connection without a request is hung up after so long: a client that asks again and again is rather told by its next
+# answer, since a request that crosses the hang-up on its way is lost.
+IDLE_SECONDS = 0.5
+# What was cancelled lets go of its bot within so long.
+CANCEL_SECONDS = 5.0
 
 
 class RelayServer(Server):
-    """Serves `application` on an open socket until a signal, then drains: `at_exit` runs after the last stream."""
+    """Serves `application` on an open socket until a signal, then drains: `at_exit` runs after the last stream.
+
+    With a seat it is one worker of several, and also drains when its supervisor dismisses it or is gone.
+    """
 
     def __init__(
         self,
         application: Any,
         listening: socket.socket,
         *,
-        max_body_bytes: int,
+        bodies: Bodies,
         drain_seconds: float,
+        drain_notice_seconds: float,
+        seat: Seat | None,
         at_exit: Callable[[], Awaitable[None]],
         ready: Callable[[], None],
     ) -> None:
@@ -47,50 +60,77 @@ class RelayServer(Server):
             signal_handlers=False,
             verbosity=0,
             server_name="poe-relay",
-            request_buffer_size=max_body_bytes + 1,
+            request_buffer_size=bodies.api + 1,
             ready_callable=self._listen,
         )
         self.endpoints: list[str] = []
-        self.max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._socket = listening
+        self._seat = seat
         self._drain_seconds = drain_seconds
+        self._notice_seconds = drain_notice_seconds
         self._at_exit = at_exit
         self._ready = ready
-        self._stop_at: float | None = None
+        self._is_leaving = False
+        self._accepts_until = 0.0
+        self._stop_at = math.inf
 
     def _listen(self) -> None:
-        self.http_factory = HardenedFactory(self)
-        port = reactor.adoptStreamPort(self._socket.fileno(), self._socket.family, self.http_factory)
-        self.listeners.append(defer.succeed(port))
+        self.http_factory = HardenedFactory(self, self._bodies, reactor)
+        self._port = AcceptingPort.on(self._socket, self.http_factory, self._seat, reactor)
+        self.listeners.append(defer.succeed(self._port))
         self._socket.close()
         reactor.callLater(0, self._begin)
 
     def _begin(self) -> None:
         # From inside the running loop: uvloop loses a signal that comes between the handler and the loop's start.
         loop = reactor._asyncioEventloop
-        loop.add_signal_handler(signal.SIGTERM, self._on_signal, self._drain_seconds)
-        loop.add_signal_handler(signal.SIGINT, self._on_signal, INTERRUPT_SECONDS)
+        drain = (self._drain_seconds, self._notice_seconds)
+        loop.add_signal_handler(signal.SIGTERM, self._on_signal, *drain)
+        loop.add_signal_handler(signal.SIGINT, self._on_signal, INTERRUPT_SECONDS, 0.0)
+        # The terminal was closed, or somebody takes this process for a supervisor: nothing is cut.
+        loop.add_signal_handler(signal.SIGHUP, self._on_signal, *drain)
+        if self._seat is not None:
+            loop.add_reader(self._seat.control, self._on_dismissal, loop, self._seat)
         self._ready()
 
-    def _on_signal(self, grace: float) -> None:
+    def _on_signal(self, grace: float, notice: float) -> None:
         """The first signal starts the drain, the second one ends it at once."""
-        if self._stop_at is None:
-            self._stop_at = time.monotonic() + grace
-            reactor.stop()
-        else:
+        if draining.is_on:
             self._stop_at = 0.0
+            return
+        draining.is_on = True
+        self._leave(grace, notice)
+
+    def _on_dismissal(self, loop: asyncio.AbstractEventLoop, seat: Seat) -> None:
+        """End of file: another worker has taken its place, or nobody is left who would start another."""
+        loop.remove_reader(seat.control)
+        self._leave(self._drain_seconds, notice=0.0)
+
+    def _leave(self, grace: float, notice: float) -> None:
+        now = time.monotonic()
+        self._stop_at = min(self._stop_at, now + notice + grace)
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        self._accepts_until = now + notice
+        for connection in self._port.connections:
+            connection.end_with_this_answer()
+        reactor.stop()
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
-        await super().handle_reply(protocol, message)
-        can_write = getattr(protocol, "can_write", None)
-        if can_write is None or can_write.is_set():
+        # As Daphne's own does, but without a look at the type of each header: `DirectReply` fails on another one.
+        details = self.connections.get(protocol)
+        if details is None or "disconnected" in details:
             return
-        try:
-            await asyncio.wait_for(can_write.wait(), STUCK_SECONDS)
-        except TimeoutError:
-            if protocol.channel is not None:
-                protocol.channel.transport.abortConnection()
-            raise ConnectionAbortedError("the client stopped reading") from None
+        if self._is_leaving and message["type"] == "http.response.start" and protocol.channel is not None:
+            protocol.channel.persistent = False
+            protocol.responseHeaders.setRawHeaders(b"connection", [b"close"])
+        protocol.handle_reply(message)
+        can_write = getattr(protocol, "can_write", None)
+        if can_write is not None and not can_write.is_set():
+            # Until the client reads, or its connection is cut: it has a deadline.
+            await can_write.wait()
 
     def application_checker(self) -> None:
         try:
@@ -104,16 +144,29 @@ class RelayServer(Server):
         return defer.Deferred.fromFuture(asyncio.ensure_future(self._drain()))
 
     async def _drain(self) -> None:
-        for listener in self.listeners:
-            listener.addCallback(lambda port: port.stopListening())
-        while self._running() and time.monotonic() < (self._stop_at or 0):
+        while time.monotonic() < min(self._accepts_until, self._stop_at):
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        self._port.take_all()
+        self._port.stopListening()
+        hang_up_at = time.monotonic() + IDLE_SECONDS
+        while (self._running() or self._port.connections) and (now := time.monotonic()) < self._stop_at:
+            if now >= hang_up_at:
+                self._hang_up_idle()
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         cut = self._running()
         for task in cut:
             task.cancel()
         if cut:
-            await asyncio.wait(cut, timeout=5)
-        await self._at_exit()
+            await asyncio.wait(cut, timeout=CANCEL_SECONDS)
+        try:
+            await self._at_exit()
+        except Exception:
+            log.exception("what was settled may not be written")
+
+    def _hang_up_idle(self) -> None:
+        for connection in list(self._port.connections):
+            if connection.is_idle():
+                connection.loseConnection()
 
     def _running(self) -> list[asyncio.Future[Any]]:
         tasks = [details.get("application_instance") for details in self.connections.values()]

@@ -146,8 +146,11 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {
+        "text": {"format": "{asctime} {levelname} {name} {message}", "style": "{"},
+        "json": {"()": "proxy_site.log_writer.JsonFormatter"},
+    },
+    "handlers": {"stderr": {"class": "proxy_site.log_writer.Handler", "formatter": CONFIG.log.format}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "relay": {"level": CONFIG.log.level},

@@ -172,6 +172,8 @@ def wildcard(pattern: str) -> re.Pattern[str]:
 class Directory:
     def __init__(self) -> None:
         self.version = -1
+        # When this was last seen to be what the database has; None: never.
+        self.read_at: float | None = None
         self.teams: dict[int, TeamEntry] = {}
         self.users: dict[int, UserEntry] = {}
         self.tokens: dict[int, TokenEntry] = {}
@@ -211,6 +213,7 @@ class Directory:
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
+        asked_at = time.time()
         try:
             changes = await loop.run_in_executor(self._reader, _on_own_connection, read_changes, self.version)
         except (DatabaseError, InterfaceError, OSError) as exc:
@@ -220,6 +223,7 @@ class Directory:
             ) from None
         if changes is not None:
             self._apply(changes)
+        self.read_at = asked_at
 
     def _apply(self, changes: Changes) -> None:
         """One step on the event loop: no request sees half of a change."""

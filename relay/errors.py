@@ -3,7 +3,10 @@
 RelayError                      500 internal_error
 ├── BadRequest                  400 a wire format says which parameter
 │   ├── UserError               400 the bot refused what the user sent (too long, moderation): never the key's fault
-│   └── UnsupportedMedia        415
+│   ├── UnsupportedMedia        415
+│   ├── TooSlow                 408 its head or body took too long to arrive
+│   ├── AddressTooLong          414
+│   └── HeadersTooLarge         431
 ├── Unauthenticated             401 no token, unknown token, malformed token: told alike
 ├── Forbidden                   403 a real token that may not be used now or here, with the reason
 ├── NotFound                    404 no such route, no such object
@@ -68,6 +71,21 @@ class UserError(BadRequest):
 class UnsupportedMedia(BadRequest):
     status = 415
     code = "unsupported_media_type"
+
+
+class TooSlow(BadRequest):
+    status = 408
+    code = "request_timeout"
+
+
+class AddressTooLong(BadRequest):
+    status = 414
+    code = "uri_too_long"
+
+
+class HeadersTooLarge(BadRequest):
+    status = 431
+    code = "headers_too_large"
 
 
 class Unauthenticated(RelayError):

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from proxy_site.config import Config
@@ -27,7 +27,7 @@ from relay.errors import (
     UpstreamTimeout,
     UpstreamUnknownBot,
 )
-from relay.events import ChatRequest, Event, Finish, Usage
+from relay.events import ChatRequest, Event, Finish, Text, Usage
 from relay.ledger import (
     Admission,
     Admitted,
@@ -44,6 +44,7 @@ from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
 from relay.transcript import Transcript
 from relay.upstreams.poe import Deadlines, Key, Poe
+from relay.visit import Visit
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Asking:
     address: str
     request_id: str
     wire: str
+    # What comes to be known of the request is noted there.
+    visit: Visit = field(default_factory=Visit)
 
 
 class Relay:
@@ -102,6 +105,16 @@ class Relay:
             self._ledger = open_ledger()
 
     @property
+    def spool_bytes(self) -> int:
+        """What waits on this process's disk for the database."""
+        return 0 if self._ledger is None else self._ledger.spool_bytes
+
+    @property
+    def ledger_work(self) -> tuple[int, int]:
+        """How many transactions this process's ledger has committed, and how much was in them."""
+        return (0, 0) if self._ledger is None else (self._ledger.transactions, self._ledger.written)
+
+    @property
     def ledger(self) -> Ledger:
         self.open()
         assert self._ledger is not None
@@ -119,7 +132,9 @@ class Relay:
 
     async def caller(self, asking: Asking) -> Caller:
         await self.start()
-        return await self.directory.authenticate(asking.credential, asking.address)
+        caller = await self.directory.authenticate(asking.credential, asking.address)
+        asking.visit.token_prefix = caller.token_prefix
+        return caller
 
     async def models(self, asking: Asking) -> list[Mapping]:
         """What this caller may ask for, never from an old snapshot."""
@@ -138,9 +153,10 @@ class Relay:
     async def ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
         began = time.perf_counter()
+        asking.visit.model, asking.visit.streamed = chat.model, chat.stream
         prompt_tokens = await counting.count_prompt(chat)
         admission, admitted, caller, mapping, keys = await self._admit(asking, caller, chat, prompt_tokens)
-        answer = Answer(self, admission, admitted, self._rates(mapping), chat.max_tokens, began)
+        answer = Answer(self, admission, admitted, self._rates(mapping), chat.max_tokens, began, asking.visit)
         try:
             await self._open(answer, chat, caller, mapping, keys)
         except BaseException as exc:
@@ -178,12 +194,15 @@ class Relay:
                 self._reservations(caller, chat, mapping, prompt_tokens),
                 candidates,
             )
+            asked_at = time.perf_counter()
             try:
                 admitted = await self.ledger.admit(admission)
             except Stale:
                 await self.directory.refresh()
                 caller = await self.caller(asking)
                 continue
+            finally:
+                asking.visit.admit_seconds = time.perf_counter() - asked_at
             return admission, admitted, caller, mapping, keys
         raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
 
@@ -324,8 +343,10 @@ class Answer:
         rates: RateCard,
         max_tokens: int | None,
         began: float,
+        visit: Visit,
     ) -> None:
         self.admission = admission
+        self._visit = visit
         self.rate_limits = admitted.rate_limits
         self._slots_are_scarce = admitted.slots_are_scarce
         self.key_id = admitted.key_id
@@ -391,7 +412,8 @@ class Answer:
                 self._first = await anext(stream)
         except StopAsyncIteration:
             self._first, self._has_ended = [], True
-        except BaseException:
+        except BaseException as exc:
+            self._note(exc)
             await self._close_stream()
             raise
 
@@ -417,6 +439,7 @@ class Answer:
             yield await self._last()
         except BaseException as exc:
             failure = exc
+            self._note(exc)
             raise
         finally:
             # Settled after the upstream is let go of: a slot is free when nothing is asked with it any more.
@@ -424,6 +447,10 @@ class Answer:
                 await self._close_stream()
             finally:
                 self.end(failure)
+
+    def _note(self, exc: BaseException) -> None:
+        if isinstance(exc, UpstreamError):
+            self._visit.upstream_errors += (exc.code,)
 
     async def _take(self, batch: list[Event]) -> list[Event]:
         """What of this is new to the client. A Finish is kept back: it is said last, once the upstream has ended."""
@@ -435,6 +462,8 @@ class Answer:
                 self._finish = event
             else:
                 heard.append(event)
+        if not self.admission.streamed:
+            heard = _joined(heard)
         return await self._paid(self._transcript.feed(heard))
 
     async def _paid(self, events: list[Event]) -> list[Event]:
@@ -516,6 +545,7 @@ class Answer:
         if self._settled:
             return
         self._settled = True
+        self._visit.outcome, self._visit.error_code = outcome, error_code
         total_ms = self._elapsed()
         # Made in the ledger's thread: counting a long text would hold up the loop.
         self._ledger.settle(
@@ -567,3 +597,18 @@ class Answer:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.leave()
+
+
+def _joined(events: list[Event]) -> list[Event]:
+    """Texts that follow each other as one: for whoever gets the answer as a whole."""
+    joined: list[Event] = []
+    texts: list[str] = []
+    for event in events:
+        if isinstance(event, Text):
+            texts.append(event.text)
+            continue
+        if texts:
+            joined.append(Text("".join(texts)))
+            texts = []
+        joined.append(event)
+    return [*joined, Text("".join(texts))] if texts else joined

@@ -121,6 +121,22 @@ def test_from_nothing_to_an_answer_and_again(start: Start, tmp_path: Path) -> No
     assert seconds < 15
 
 
+def test_it_runs_as_many_workers_as_configured(start: Start) -> None:
+    port, demo = free_port(), free_port()
+    process = start("run", "--port", str(port), POE_RELAY_DEMO__PORT=str(demo), POE_RELAY_SERVER__WORKERS="2")
+    said = said_until(process, "with the access token into")
+    curl = re.search(r"^\s+(curl .*)$", said, re.MULTILINE)
+    assert curl is not None
+    answer = subprocess.run(curl.group(1), shell=True, capture_output=True, text=True, check=True)  # noqa: S602
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+    assert '"content":"Hello there"' in answer.stdout
+    # The demo server and two workers.
+    assert len(children) == 3
+    stop(process)
+    assert not accepts(port) and not accepts(demo)
+
+
 def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,15 +1,14 @@
-"""The hardened Daphne as a process: limits, back-pressure, broken streams, and stopping."""
+"""The hardened Daphne as a process: what it serves, and stopping. What it does for each connection is in test_connection.py."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +17,6 @@ import httpx2
 import pytest
 from django.core.management import call_command
 
-from relay.management.commands.serve import prepare_for_daphne
 from relay.models import UsageRecord
 from tests import cast as people
 from tests.cast import Cast
@@ -45,10 +43,15 @@ def memory_mb(served: Served) -> float:
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) / 1024
 
 
-def test_pages_and_health_are_served(serve: Callable[..., Served], cast: Cast, settings: Any) -> None:
+def collect_static_files(settings: Any) -> None:
+    """As an installation has them: the pages of a server process name them by their hashes."""
     hashed = "whitenoise.storage.CompressedManifestStaticFilesStorage"
     settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": hashed}}
     call_command("collectstatic", interactive=False, verbosity=0)
+
+
+def test_pages_and_health_are_served(serve: Callable[..., Served], cast: Cast, settings: Any) -> None:
+    collect_static_files(settings)
     served = serve()
 
     assert memory_mb(served) < 150
@@ -61,113 +64,6 @@ def test_pages_and_health_are_served(serve: Callable[..., Served], cast: Cast, s
         style is not None and "immutable" in httpx2.get(served.url + style.group()).headers["cache-control"]
     )
     assert httpx2.get(f"{served.url}/nothing").status_code == 404
-
-
-def test_a_body_over_the_limit_is_refused_while_it_arrives(serve: Callable[..., Served], cast: Cast) -> None:
-    served = serve(POE_RELAY_SERVER__MAX_BODY_MB="1")
-    before = memory_mb(served)
-    for head in (b"Content-Length: 900000000", b"Transfer-Encoding: chunked"):
-        with connect(served) as client:
-            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n")
-            chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n" if b"chunked" in head else b"a" * 65536
-            try:
-                for _ in range(100):
-                    client.sendall(chunk)
-            except OSError:
-                pass  # refused before all of it was sent
-            answer = b""
-            try:
-                while part := client.recv(65536):
-                    answer += part
-            except ConnectionResetError:
-                pass
-        assert answer.startswith(b"HTTP/1.1 413 ") and b'"code":"request_too_large"' in answer
-        assert b"x-request-id: req_" in answer and b"access-control-allow-origin: *" in answer
-    assert memory_mb(served) - before < 8
-    assert httpx2.get(f"{served.url}/healthz").text == "ok"
-
-
-@pytest.mark.parametrize(
-    ("lines", "status", "code"),
-    [
-        (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n", b"400", b"unsupported_upgrade"),
-        (b"GET /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\n", b"400", b"duplicate_header"),
-        (
-            b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n",
-            b"400",
-            b"duplicate_header",
-        ),
-        (b"HEAD /v1/models HTTP/1.1\r\nHost: x\r\n", b"401", b""),
-    ],
-)
-def test_odd_requests_are_refused_in_the_apis_words(
-    served_once: Served, lines: bytes, status: bytes, code: bytes
-) -> None:
-    with connect(served_once) as client:
-        client.sendall(lines + b"Connection: close\r\n\r\n")
-        answer = b""
-        while part := client.recv(65536):
-            answer += part
-
-    assert answer.startswith(b"HTTP/1.1 " + status) and code in answer
-    assert not lines.startswith(b"HEAD") or answer.endswith(b"\r\n\r\n")
-
-
-@pytest.fixture
-def served_once(serve: Callable[..., Served], cast: Cast) -> Served:
-    return serve()
-
-
-@pytest.fixture
-def event_loops_as_before() -> Iterator[None]:
-    """What prepares a process for Daphne sets uvloop for all of it: not for the tests that come after."""
-    before = asyncio.get_event_loop_policy()
-    yield
-    asyncio.set_event_loop_policy(before)
-
-
-@pytest.mark.usefixtures("event_loops_as_before")
-def test_a_reader_that_stays_stuck_is_cut(cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline itself, without half a minute of waiting: the server class with a request that cannot write."""
-    prepare_for_daphne()
-    from proxy_site import server
-
-    class Stuck:
-        can_write = asyncio.Event()
-        aborted = False
-
-        class channel:  # noqa: N801
-            class transport:  # noqa: N801
-                @staticmethod
-                def abortConnection() -> None:  # noqa: N802
-                    Stuck.aborted = True
-
-        def handle_reply(self, message: object) -> None: ...
-
-    monkeypatch.setattr(server, "STUCK_SECONDS", 0.05)
-    protocol = Stuck()
-    shell = server.RelayServer.__new__(server.RelayServer)
-    shell.connections = {protocol: {}}
-
-    with pytest.raises(ConnectionAbortedError):
-        asyncio.run(shell.handle_reply(protocol, {"type": "http.response.body"}))
-
-    assert Stuck.aborted
-
-
-def test_a_reader_that_reads_nothing_costs_no_memory(
-    serve: Callable[..., Served], cast: Cast, demo: DemoPoe
-) -> None:
-    demo.script("flood", *[("text", {"text": "x" * 20_000})] * 3_000, ("done", {}))
-    people.mapping("flood", "flood")
-    served = serve()
-    before = memory_mb(served)
-
-    with connect(served) as client:
-        client.sendall(ask(cast.bob.plain, "flood", stream=True))
-        time.sleep(1.5)
-        assert memory_mb(served) - before < 30
-    assert wait_for(lambda: UsageRecord.objects.filter(outcome="disconnected").exists())
 
 
 def test_a_stopped_server_lets_streams_finish(
@@ -209,22 +105,3 @@ def test_a_server_stopped_at_once_settles_what_it_cuts(
         assert served.process.wait(5) == 0
 
     assert [record.outcome for record in UsageRecord.objects.all()] == ["disconnected"]
-
-
-def test_a_broken_stream_breaks_one_connection(
-    serve: Callable[..., Served], cast: Cast, demo: DemoPoe
-) -> None:
-    served = serve()
-    for _ in range(3):
-        with connect(served) as client:
-            client.sendall(ask(cast.bob.plain, "demo-faulty", "reset-after-text", stream=True))
-            answer = b""
-            while b"[DONE]" not in answer and (part := client.recv(65536)):
-                answer += part
-            assert b'"code":"upstream_broken"' in answer
-    response = httpx2.post(
-        f"{served.url}/v1/chat/completions",
-        json={"model": "demo-echo", "messages": [{"role": "user", "content": "still there?"}]},
-        headers={"Authorization": f"Bearer {cast.bob.plain}", "Daphne-Root-Path": "/evil"},
-    )
-    assert response.json()["choices"][0]["message"]["content"] == "still there?"

@@ -213,7 +213,7 @@ NEVER = Leaving()
 async def ask(port: int, token: str, model: str, leaving: Leaving = NEVER) -> Reply:
     """A streamed chat completion over a connection of its own; a failure to connect is a reply of status 0."""
     reply = Reply(model, time.monotonic())
-    asking = _Asking(reply, _request(token, model), leaving)
+    asking = _Asking(reply, request(token, model), leaving)
     try:
         async with asyncio.timeout(ASK_SECONDS):
             await asyncio.get_running_loop().create_connection(lambda: asking, "127.0.0.1", port)
@@ -227,7 +227,7 @@ async def ask(port: int, token: str, model: str, leaving: Leaving = NEVER) -> Re
     return reply
 
 
-def _request(token: str, model: str) -> bytes:
+def request(token: str, model: str) -> bytes:
     body = (
         b'{"model": "%s", "stream": true, "messages": [{"role": "user", "content": "hi"}]}' % model.encode()
     )
@@ -314,6 +314,21 @@ class Server:
         self._child.kill()
         self._stack.close()
 
+    def tell(self, number: int) -> None:
+        """Send a signal."""
+        self._child.send_signal(number)
+
+    def exit_status(self, seconds: float) -> int | None:
+        """None: it still runs after so long. Blocks."""
+        try:
+            return self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def workers(self) -> set[int]:
+        """The processes that it supervises."""
+        return set(map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()))
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """SIGSTOP; SIGCONT when the block ends."""
@@ -337,11 +352,11 @@ class Site:
     running: list[Server] = field(default_factory=list)
     _started: int = 0
 
-    def start(self, port: int = 0, env: dict[str, str] | None = None) -> Server:
-        """`manage.py serve`, ready when this returns. Blocks."""
+    def start(self, port: int = 0, env: dict[str, str] | None = None, module: str = "manage") -> Server:
+        """`manage.py serve`, or that of a module in its place; ready when this returns. Blocks."""
         self._started += 1
         log = self.logs / f"relay-{self._started}.log"
-        command = [sys.executable, "manage.py", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", module, "serve", "--port", str(port)]
         with ExitStack() as stack:
             child = stack.enter_context(
                 servers.process(command, log, core=None, env={**self.env, **(env or {})})

@@ -34,8 +34,17 @@ def json_response(body: dict[str, Any], status: int = 200) -> HttpResponse:
     return HttpResponse(msgspec.json.encode(body), content_type="application/json", status=status)
 
 
+class ErrorResponse(HttpResponse):
+    """An error that the access log can name."""
+
+    def __init__(self, exc: RelayError) -> None:
+        body = msgspec.json.encode(openai_chat.error(exc))
+        super().__init__(body, content_type="application/json", status=exc.status)
+        self.error_code = exc.code
+
+
 def error_response(exc: RelayError) -> HttpResponse:
-    response = json_response(openai_chat.error(exc), exc.status)
+    response = ErrorResponse(exc)
     if exc.retry_after is not None:
         response["Retry-After"] = str(max(1, math.ceil(exc.retry_after)))
     if exc.status == 401:

@@ -11,16 +11,18 @@ from relay.pipeline import Asking
 
 if TYPE_CHECKING:
     from relay.pipeline import Relay
+    from relay.visit import Visit
 
 
 class ApiRequest(ASGIRequest):
     relay: Relay
-    request_id: str
-    address: str
+    visit: Visit
 
 
 def asking(request: ApiRequest, wire: str) -> Asking:
-    return Asking(credential(request), request.address, request.request_id, wire)
+    visit = request.visit
+    visit.wire = wire
+    return Asking(credential(request), visit.address, visit.request_id, wire, visit)
 
 
 def new_request_id() -> str:
@@ -28,8 +30,12 @@ def new_request_id() -> str:
 
 
 def credential(request: ApiRequest) -> str:
+    return credential_of(request.META.get("HTTP_AUTHORIZATION", ""), request.META.get("HTTP_X_API_KEY", ""))
+
+
+def credential_of(authorization: str, api_key: str) -> str:
     """The access token: `Authorization: Bearer ...`, or `x-api-key` as Anthropic's clients send it."""
-    kind, _space, token = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
+    kind, _space, token = authorization.strip().partition(" ")
     if kind.lower() == "bearer" and token.strip():
-        return str(token.strip())
-    return str(request.META.get("HTTP_X_API_KEY", "")).strip()
+        return token.strip()
+    return api_key.strip()

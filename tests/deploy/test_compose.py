@@ -164,8 +164,17 @@ def test_the_published_port_is_the_one_that_the_relay_listens_on() -> None:
 
 def test_running_answers_can_finish_before_the_engine_kills_the_relay() -> None:
     seconds = float(RELAY["stop_grace_period"].removesuffix("s"))
+    notice = float(RELAY["environment"]["POE_RELAY_SERVER__DRAIN_NOTICE_SECONDS"])
 
-    assert config.Server().drain_seconds + 20 <= seconds
+    assert notice + config.Server().drain_seconds + 20 <= seconds
+
+
+def test_a_worker_runs_on_each_core_and_another_number_needs_no_edit() -> None:
+    name = "POE_RELAY_SERVER__WORKERS"
+    told = lint.interpolated(RAW, {name: "3"})
+
+    assert RELAY["environment"][name] == "auto"
+    assert told["services"]["relay"]["environment"][name] == "3"
 
 
 def test_everything_waits_for_the_password() -> None:

@@ -221,11 +221,13 @@ def copy(step: Step, app: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """A digest of each file, but the database: that one changes while it is used."""
+    """A digest of each file, but the database and what is counted: those change while they are used."""
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and ".sqlite3" not in path.name
+        if path.is_file()
+        and ".sqlite3" not in path.name
+        and "metrics" not in path.relative_to(folder).parts[:1]
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from django.core.management import CommandError, load_command_class
 
 from proxy_site import config
+from relay.management.commands.serve import supervised
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "poe-relay.service"
@@ -25,6 +26,10 @@ def unit() -> configparser.RawConfigParser:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(UNIT.read_text("utf-8"))
     return parser
+
+
+def environment(unit: configparser.RawConfigParser) -> dict[str, str]:
+    return dict(each.split("=", 1) for each in shlex.split(unit["Service"]["Environment"]))
 
 
 @pytest.mark.parametrize("option", START)
@@ -59,13 +64,25 @@ def test_running_answers_can_finish_before_systemd_kills_it(unit: configparser.R
         "mixed",
         "60",
     )
-    assert config.Server().drain_seconds + 20 <= float(service["TimeoutStopSec"])
+    server = config.Server()
+    assert server.drain_notice_seconds + server.drain_seconds + 20 <= float(service["TimeoutStopSec"])
+
+
+def test_a_reload_replaces_its_workers(
+    unit: configparser.RawConfigParser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(unit).items():
+        monkeypatch.setenv(name, value)
+
+    assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    # A supervisor runs: SIGHUP would stop a process that serves alone.
+    assert supervised(config.load().server.workers) >= 1
 
 
 def test_its_data_is_where_systemd_lets_it_write(unit: configparser.RawConfigParser) -> None:
     service = unit["Service"]
 
-    assert service["Environment"] == f"POE_RELAY_DATA_DIR=/var/lib/{service['StateDirectory']}"
+    assert environment(unit)["POE_RELAY_DATA_DIR"] == f"/var/lib/{service['StateDirectory']}"
     assert service["StateDirectoryMode"] == "0700"
     assert service["EnvironmentFile"].startswith("-/etc/poe-relay/")
 

@@ -11,12 +11,22 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 
 from accounts.management.refusals import first_line, lacks_migrations
 from accounts.models import User
+from proxy_site import metrics
+from proxy_site.config import Workers
+from proxy_site.workers import Supervisor
 from relay.checks import plain_http_warning
-from relay.management.commands.serve import address_of, listen, serve
+from relay.management.commands.serve import (
+    add_address,
+    address_of,
+    listen,
+    serve,
+    supervised,
+    worker_command,
+)
 from relay.management.commands.setup import FirstSetup, prepare
 from relay.models import PoeAccount
 
@@ -28,10 +38,9 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--host", default=settings.CONFIG.server.host)
-        parser.add_argument("--port", type=int, default=settings.CONFIG.server.port)
+        add_address(parser)
 
-    def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
+    def handle(self, *args: Any, host: str, port: int, workers: Workers, **options: Any) -> None:
         listening = listen(host, port)
         if warning := plain_http_warning(host, settings.CONFIG.public_url):
             self.stderr.write(warning)
@@ -41,8 +50,17 @@ class Command(BaseCommand):
         has_demo = PoeAccount.objects.filter(is_demo=True, enabled=True).exists()
         demo = _start_demo() if has_demo else None
         address = settings.CONFIG.server.public_url or address_of(host, port)
+
+        def ready() -> None:
+            self._ready(address, first, demo)
+
         try:
-            serve(listening, lambda: self._ready(address, first, demo))
+            if number := supervised(workers):
+                connection.close()
+                metrics.prepare(settings.CONFIG.data_dir / "metrics")
+                command = worker_command()
+                sys.exit(Supervisor(command, listening, number, ready=ready, gone=metrics.forget).run())
+            serve(listening, ready)
         finally:
             if demo is not None:
                 demo.kill()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import os
 import socket
 import sys
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 
 from accounts.management.refusals import require_migrated_database
+from proxy_site.config import Workers, number_of_workers
+from proxy_site.workers import Seat, become_supervisor
 from relay import counting
 from relay.checks import plain_http_warning
 
@@ -43,7 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
     """An open socket, or CommandError with one sentence that says what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listening = socket.create_server((host, port), family=family, backlog=2048)
     except PermissionError:
         raise CommandError(f"port {port} needs root: choose one above 1023 with --port.") from None
     except OSError as exc:
@@ -55,6 +58,9 @@ def listen(host: str, port: int) -> socket.socket:
             f"port {port} on {host} is in use: stop what listens there (`ss -ltnp sport = :{port}`) "
             "or choose another with --port."
         ) from None
+    # Several workers wake up for one connection, and one of them gets it.
+    listening.setblocking(False)
+    return listening
 
 
 def address_of(host: str, port: int) -> str:
@@ -63,12 +69,13 @@ def address_of(host: str, port: int) -> str:
     return f"http://{here}:{port}"
 
 
-def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until a signal; returns after the last request is settled."""
+def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None = None) -> None:
+    """Serve in this process until a signal; returns after the last request is settled."""
     prepare_for_daphne()
     # First: what loading it takes for a moment is used again by what is imported after it.
     counting.load()
     from proxy_site.asgi import application, relay
+    from proxy_site.bodies import Bodies
     from proxy_site.server import RelayServer
 
     config = settings.CONFIG
@@ -84,11 +91,47 @@ def serve(listening: socket.socket, ready: Callable[[], None]) -> None:
     RelayServer(
         application,
         listening,
-        max_body_bytes=int(config.server.max_body_mb * 1_000_000),
+        bodies=Bodies.of(config.server, relay.directory.authenticate),
         drain_seconds=config.server.drain_seconds,
+        drain_notice_seconds=config.server.drain_notice_seconds,
+        seat=seat,
         at_exit=relay.stop,
         ready=ready,
     ).run()
+
+
+def add_address(parser: ArgumentParser) -> None:
+    """The options of every command that serves."""
+    server = settings.CONFIG.server
+    parser.add_argument("--host", default=server.host, help=f"address to listen on (default {server.host})")
+    parser.add_argument(
+        "--port", type=int, default=server.port, help=f"port to listen on (default {server.port})"
+    )
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default=server.workers,
+        metavar="N",
+        help=f"how many processes serve; auto: one for each core (default {server.workers})",
+    )
+
+
+def _workers(written: str) -> Workers:
+    try:
+        return number_of_workers(written)
+    except ValueError as exc:
+        raise ArgumentTypeError(str(exc)) from None
+
+
+def supervised(workers: Workers) -> int:
+    """How many workers a supervisor runs; 0: this process serves by itself."""
+    if workers == "auto":
+        return len(os.sched_getaffinity(0))
+    return workers if workers > 1 else 0
+
+
+def worker_command() -> list[str]:
+    return [sys.executable, str(settings.BASE_DIR / "manage.py"), "serve"]
 
 
 class Command(BaseCommand):
@@ -96,14 +139,24 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--host", default=settings.CONFIG.server.host)
-        parser.add_argument("--port", type=int, default=settings.CONFIG.server.port)
+        add_address(parser)
+        # A worker's own, written by its supervisor.
+        parser.add_argument("--seat", type=Seat.of, help=SUPPRESS)
 
-    def handle(self, *args: Any, host: str, port: int, **options: Any) -> None:
-        listening = listen(host, port)
+    def handle(
+        self, *args: Any, host: str, port: int, workers: Workers, seat: Seat | None, **options: Any
+    ) -> None:
+        listening = listen(host, port) if seat is None else seat.listening
         require_migrated_database()
         connection.close()
+        if seat is not None:
+            serve(listening, seat.is_ready, seat)
+            return
         if warning := plain_http_warning(host, settings.CONFIG.public_url):
             self.stderr.write(warning)
-        shown = address_of(host, listening.getsockname()[1])
-        serve(listening, lambda: self.stdout.write(f"poe-relay listens on {shown}"))
+        ready = f"poe-relay listens on {address_of(host, listening.getsockname()[1])}"
+        if number := supervised(workers):
+            become_supervisor(
+                worker_command(), listening, number, text=ready, metrics=settings.CONFIG.data_dir / "metrics"
+            )
+        serve(listening, lambda: self.stdout.write(ready))

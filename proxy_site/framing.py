@@ -1,0 +1,74 @@
+"""Where a request begins and ends, and what about its head nobody may read in two ways. Knows bytes, not connections.
+
+A proxy in front and the relay must agree about where a request ends, or one client's bytes become another one's
+request. So whatever RFC 9112 lets a server refuse or mend is refused. Twisted is lenient about the rest of it: line
+ends within a head, folded lines, `Transfer-Encoding` beside HTTP/1.0, `identity`, and trailers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+from relay.api.urls import is_api
+from relay.errors import BadRequest, RelayError, UnsupportedMedia
+
+# Any of it within a line, or white space before it: a folded line, or a second line for whoever takes LF or CR for a line end.
+AMISS = re.compile(rb"[\r\n\0]|\A[ \t]")
+TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*")
+# More bytes than that nobody sends; Python refuses to read thousands of digits as a number.
+MOST_DIGITS = 18
+# Which one counts is anybody's guess.
+ONCE = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
+
+
+def is_amiss(line: bytes) -> bool:
+    """Whether this line of a head, without its CRLF, may be read as more or less than one line."""
+    return AMISS.search(line) is not None
+
+
+def is_length_clear(name: bytes, value: bytes, version: bytes) -> bool:
+    """Whether this header, named as Twisted does, leaves no doubt about the length of the body."""
+    if name == b"Content-Length":
+        return len(value) <= MOST_DIGITS
+    if name == b"Transfer-Encoding":
+        return value.lower() == b"chunked" and version == b"HTTP/1.1"
+    return True
+
+
+def are_trailers_clear(lines: Iterable[bytes]) -> bool:
+    return all(TRAILER.fullmatch(line) for line in lines)
+
+
+def path_of(target: bytes) -> str:
+    """As the application will see it."""
+    return unquote(target.partition(b"?")[0].decode("ascii"))
+
+
+def why_not(method: bytes, target: bytes, version: bytes, headers: Any) -> RelayError | None:
+    """Why a request with this head is refused, whatever its body may be. `headers` are Twisted's."""
+    if not target.isascii() or not (target.startswith(b"/") or (method, target) == (b"OPTIONS", b"*")):
+        return BadRequest("The path must begin with / and be ASCII.", code="malformed_request")
+    for name in ONCE:
+        if len(headers.getRawHeaders(name) or ()) > 1:
+            return BadRequest(f"The header {name.decode()} was sent more than once.", code="duplicate_header")
+    if version == b"HTTP/1.1" and not headers.hasHeader(b"host"):
+        return BadRequest("The header host is missing.", code="missing_host")
+    for coding in headers.getRawHeaders(b"content-encoding") or ():
+        if coding.strip().lower() not in (b"", b"identity"):
+            return UnsupportedMedia("Send the body as it is, without Content-Encoding.")
+    return _why_not_upgrade(path_of(target), headers)
+
+
+def _why_not_upgrade(path: str, headers: Any) -> RelayError | None:
+    """Only WebSocket is anything to us. A client that could also speak HTTP/2 (Java's says so each time) goes on without."""
+    wanted = headers.getRawHeaders(b"upgrade") or ()
+    if not any(b"websocket" in protocol.lower() for protocol in wanted):
+        return None
+    if is_api(path):
+        return BadRequest("This route does not speak WebSocket.", code="unsupported_upgrade")
+    if len(wanted) > 1 or headers.hasHeader(b"content-length") or headers.hasHeader(b"transfer-encoding"):
+        return BadRequest("A WebSocket begins without a body.", code="unsupported_upgrade")
+    return None

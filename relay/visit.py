@@ -1,0 +1,68 @@
+"""One HTTP request as the access log and the metrics tell of it. Never holds what was said, or a secret."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+# As nginx writes it: the client left before there was an answer.
+CLIENT_LEFT = 499
+
+
+@dataclass(slots=True)
+class Visit:
+    """Filled by whoever comes to know; what is empty at the end was never known. Moments are of time.perf_counter()."""
+
+    request_id: str = ""
+    method: str = ""
+    # Without the query string, as it was sent.
+    path: str = ""
+    # Where it comes from.
+    address: str = ""
+    began: float = field(default_factory=time.perf_counter)
+    # 0: no answer was begun.
+    status: int = 0
+    first_byte_at: float | None = None
+    sent_bytes: int = 0
+    wire: str = ""
+    token_prefix: str = ""
+    model: str = ""
+    streamed: bool = False
+    # An admitted request's is that of its usage record.
+    outcome: str = ""
+    error_code: str = ""
+    # How long the ledger took to admit it.
+    admit_seconds: float | None = None
+    # What Poe keys failed with, one after the other; the last one may be the answer's own failure.
+    upstream_errors: tuple[str, ...] = ()
+    # By the clock, and since it began; known when it has ended.
+    ended: float = 0.0
+    total_seconds: float = 0.0
+
+    def begin_answer(self, status: int) -> None:
+        self.status, self.first_byte_at = status, time.perf_counter()
+
+    def fail(self) -> None:
+        """Nobody foresaw why. If nothing was answered, the server says 500 itself."""
+        self.status = self.status or 500
+        self.outcome = self.outcome or "failed"
+
+    @property
+    def first_byte_seconds(self) -> float | None:
+        return None if self.first_byte_at is None else self.first_byte_at - self.began
+
+    def end(self) -> None:
+        self.ended, self.total_seconds = time.time(), time.perf_counter() - self.began
+        if not self.outcome:
+            self.outcome = _outcome(self.status)
+        if not self.status:
+            self.status = CLIENT_LEFT
+
+
+def _outcome(status: int) -> str:
+    """Of a request that no usage record tells of."""
+    if not status:
+        return "disconnected"
+    if status < 400:
+        return "done"
+    return "refused" if status < 500 or status == 503 else "failed"
