@@ -33,6 +33,30 @@ class OutputMeter:
         self._since: list[str] = []
         self._since_bytes = 0
 
+    def take(self, events: list[Event]) -> bool:
+        """Count all of these if they are mere text and surely fit, as almost always; False: nothing was done."""
+        said: list[str] = []
+        thought: list[str] = []
+        for event in events:
+            if isinstance(event, Text) and event.text:
+                said.append(event.text)
+            elif isinstance(event, Reasoning) and event.text:
+                thought.append(event.text)
+            else:
+                return False
+        if self.is_full:
+            return False
+        if self.limit is not None:
+            text = "".join(said) + "".join(thought)
+            size = _bytes(text)
+            if not self._surely_fits(size):
+                return False
+            self._since.append(text)
+            self._since_bytes += size
+        self._said += said
+        self._thought += thought
+        return True
+
     def is_near_its_limit(self, events: list[Event]) -> bool:
         """Whether these may not fit; sure only when it says no."""
         if self.limit is not None and not self._surely_fits(sum(_bytes(_text(event)) for event in events)):
@@ -140,4 +164,4 @@ def _text(event: Event) -> str:
 
 
 def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

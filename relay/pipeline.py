@@ -468,6 +468,8 @@ class Answer:
 
     async def _paid(self, events: list[Event]) -> list[Event]:
         """As much of these as the reservation covers, after it has grown if it may."""
+        if self._meter.take(events):
+            return events
         if self._is_bounded:
             while self._meter.is_near_its_limit(events) and await self._extend(events):
                 pass
