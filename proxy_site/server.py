@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from daphne.server import Server
@@ -117,6 +118,18 @@ class RelayServer(Server):
         for connection in self._port.connections:
             connection.end_with_this_answer()
         reactor.stop()
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
+        """What has ended well is forgotten at once, not when a timer comes by: there may be thousands in a second."""
+        queue: asyncio.Queue[Any] | None = super().create_application(protocol, scope)
+        details = self.connections.get(protocol)
+        if details is not None:
+            details["application_instance"].add_done_callback(partial(self._forget, protocol, details))
+        return queue
+
+    def _forget(self, protocol: Any, details: dict[str, Any], ended: asyncio.Future[Any]) -> None:
+        if "disconnected" in details and not ended.cancelled() and ended.exception() is None:
+            self.connections.pop(protocol, None)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         # As Daphne's own does, but without a look at the type of each header: `DirectReply` fails on another one.
