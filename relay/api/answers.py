@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class StreamEncoder(Protocol):
     def start(self) -> bytes: ...
 
-    def encode(self, event: Event) -> bytes: ...
+    def encode_all(self, events: list[Event]) -> bytes: ...
 
     def end(self, counted: Usage) -> bytes: ...
 
@@ -109,13 +109,11 @@ class Stream:
         self._encoder = encoder
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        encode = self._encoder.encode
+        encode_all = self._encoder.encode_all
         head = self._encoder.start()
         try:
             async for events in self._answer:
-                yield (
-                    head + b"".join([encode(event) for event in events]) if events else head + sse.KEEP_ALIVE
-                )
+                yield head + (encode_all(events) if events else sse.KEEP_ALIVE)
                 head = b""
             yield self._encoder.end(self._answer.usage)
         except RelayError as exc:

@@ -503,10 +503,19 @@ class Encoder:
         self._text = self._choice + b'{"content":'
         self._reasoning = self._choice + b'{"reasoning_content":'
         self._close = b"}" + self._open
+        self._between_texts = self._close + self._text
         self._said = False
 
     def start(self) -> bytes:
         return self._choice + b'{"role":"assistant","content":"","refusal":null}' + self._open
+
+    def encode_all(self, events: list[Event]) -> bytes:
+        """What arrived together, each event in a chunk of its own."""
+        texts = [event.text for event in events if isinstance(event, Text)]
+        if texts and len(texts) == len(events):
+            self._said = True
+            return self._text + self._between_texts.join(map(_escape, texts)) + self._close
+        return b"".join(map(self.encode, events))
 
     def encode(self, event: Event) -> bytes:
         match event:

@@ -700,7 +700,7 @@ def chunks_of(stream: bytes) -> list[dict[str, Any]]:
 
 def stream_of(events: list[Event], *, model: str = "m", include_usage: bool = False) -> bytes:
     encoder = openai_chat.Encoder(model=model, include_usage=include_usage)
-    return encoder.start() + b"".join(map(encoder.encode, events)) + encoder.end(SPENT)
+    return encoder.start() + encoder.encode_all(events) + encoder.end(SPENT)
 
 
 def put_together(chunks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -853,6 +853,26 @@ def test_a_later_piece_of_a_tool_call_names_nothing_again() -> None:
 
 
 PICTURE = Attachment("https://h.example/a.png", "a[1].png", "image/png")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [Text("one")],
+        [Text("one"), Text('"two"'), Text("三\n")],
+        [Reasoning("hm"), Text("one"), Text("two")],
+        [Text("one"), Finish("stop")],
+        [Text("one"), Attachment("https://x/a.png", "a.png", "image/png"), Text("two")],
+    ],
+)
+def test_what_arrived_together_reads_as_if_it_had_come_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, events: list[Event]
+) -> None:
+    monkeypatch.setattr(openai_chat, "new_id", lambda: "chatcmpl-1")
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    one, other = (openai_chat.Encoder(model="m", include_usage=True) for _ in range(2))
+
+    assert one.encode_all(events) == b"".join(map(other.encode, events))
 
 
 @pytest.mark.parametrize(
