@@ -24,8 +24,9 @@ check: .venv/.dev ## linters, types, import rule, templates, migrations, deploym
 	POE_RELAY_DATA_DIR=$$(mktemp -d) $(BIN)/python manage.py makemigrations --check --dry-run
 	POE_RELAY_DATA_DIR=$$(mktemp -d) POE_RELAY_SERVER__PUBLIC_URL=https://relay.example.org $(BIN)/python manage.py check --deploy --fail-level WARNING
 
-bench: .venv/.dev ## speed against the upstream itself: requests, bursts, paced streams, first token
-	@$(BIN)/python -m bench.run
+bench: .venv/.dev ## speed against the upstream itself, then streams held, long prompts, two workers, idle streams
+	@$(BIN)/python -m bench.run --postgres; status=$$?; [ $$status -le 1 ] || exit $$status; \
+	$(BIN)/python -m bench.scale || status=$$?; exit $$status
 
 fmt: .venv/.dev ## format everything
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from statistics import median
 
 from bench import ledger_alone, machine, servers, tools
 from bench.faults import rig
+from bench.goals import Goal, at_least, at_most
 from bench.ledger_alone import Figures
 from bench.servers import CannotStart, Cores, Server
 from bench.works import WORKS, Target, Work, measure
@@ -50,20 +50,6 @@ class Cost:
         return cls(figure, median(ours), median(stubbed), median(a - b for a, b in rounds))
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    text: str
-    seen: float
-    is_met: bool
-
-    def __str__(self) -> str:
-        return f"{'ok  ' if self.is_met else 'MISS'} {self.text}: {self.seen:,.2f}"
-
-
-def at_most(text: str, seen: float, limit: float) -> Goal:
-    return Goal(f"{text} (at most {limit:g})", seen, seen <= limit)
-
-
 # The ledger alone.
 
 
@@ -71,7 +57,7 @@ def alone(kind: str, quick: bool) -> list[Figures]:
     """On an empty database of its own."""
     with _database(kind) as (url, directory):
         env = servers.relay_environment(directory / "data", url)
-        found = _run(env, "bench.ledger_alone", *(["--quick"] if quick else []))
+        found = servers.output_of(env, "bench.ledger_alone", *(["--quick"] if quick else []))
     return [Figures(**each) for each in json.loads(found)]
 
 
@@ -86,7 +72,7 @@ def alone_goals(kind: str, found: list[Figures]) -> list[Goal]:
     ]
     if least := LEAST_PER_SECOND.get(kind):
         rate = by_name[ledger_alone.FULL].requests_per_s
-        goals.append(Goal(f"admitted and settled per second (at least {least:g})", rate, rate >= least))
+        goals.append(at_least("admitted and settled per second", rate, least))
     return goals
 
 
@@ -117,12 +103,12 @@ def whole(kind: str, quick: bool, cores: Cores) -> list[Cost]:
         env = servers.relay_environment(directory / "data", url)
         mock = stack.enter_context(servers.upstream(programs.upstream, directory))
         token = servers.fill(env, f"http://127.0.0.1:{mock.port}/bot/", [AT_ONCE.bot])
-        _run(env, "bench.ledger_alone", "limits")
+        servers.set_limits(env)
         relays = [
             stack.enter_context(_relay(program, env, directory / f"{name}.log", cores.server))
             for name, program in (("ledger", ["manage.py"]), ("stubbed", ["-m", "bench.stubbed"]))
         ]
-        targets = [Target(kind, relay.port, token, relay.pid) for relay in relays]
+        targets = [Target(kind, relay.port, token, (relay.pid,)) for relay in relays]
         works = [replace(work.shortened(factor), bot=AT_ONCE.bot) for work in (AT_ONCE, ONE_BY_ONE)]
         measured = [
             [_pair(work, targets, programs.loadgen, directory) for work in works] for _ in range(rounds)
@@ -176,15 +162,6 @@ def _database(kind: str) -> Iterator[tuple[str, Path]]:
         directory = Path(name)
         with rig.database(kind, directory) as url:
             yield url, directory
-
-
-def _run(env: dict[str, str], module: str, *arguments: str) -> str:
-    """What the module prints."""
-    command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=servers.ROOT, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CannotStart(f"{module} failed:\n{done.stderr.strip()[-2000:]}")
-    return done.stdout
 
 
 def measure_on(kind: str, quick: bool, cores: Cores) -> list[Goal]:

@@ -1,4 +1,4 @@
-"""What was measured, as Markdown: medians of the rounds, and ratios of targets that were measured in the same round."""
+"""What was measured, as Markdown: medians of the rounds, ratios of targets that were measured in the same round, and goals."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from bench.works import Figures
+from bench.goals import Goal, at_least, at_most
+from bench.works import PACED_OFFERED, Figures
 
 DIRECT, NGINX = "upstream directly", "nginx, plain proxy"
 # The load generator hangs up when its time is over: some of its requests are in flight then, some not yet written down.
 WELL_ENDED = frozenset({"done", "disconnected", "failed (not_started)"})
 # What this kind of machine is to reach (see README.md).
 MOST_IDLE_MB, MOST_TTFT_MS = 150.0, 10.0
+# With keys, limits, ledger and log, one worker on one core.
+MOST_REQUEST_US = {"SQLite": 1050.0, "PostgreSQL": 1150.0}
+MOST_FIRST_TOKEN_MS = {"SQLite": 1.8, "PostgreSQL": 2.6}
+MOST_CHUNK_US, MOST_GAP_MS, LEAST_DELIVERED = 8.0, 30.0, 95.0
 
 
 @dataclass(slots=True)
@@ -27,6 +32,8 @@ class Result:
     end_mb: float | None = None
     threads: int | None = None
     outcomes: dict[str, int] = field(default_factory=dict)
+    # Of a relay; there are no goals for anything else.
+    database: str = ""
 
     @property
     def is_relay(self) -> bool:
@@ -71,6 +78,7 @@ COLUMNS = (
 
 def markdown(results: list[Result], machine: str) -> str:
     parts = [machine, "", *_figures(results), "", *_ratios(results), ""]
+    parts += [*map(str, goals(results)), *_shares(results), ""]
     parts += [_process(result) for result in results if result.is_relay]
     parts += [_promises(result) for result in results if result.is_relay]
     return "\n".join(parts)
@@ -85,6 +93,7 @@ def as_json(results: list[Result], machine: str) -> dict[str, Any]:
         "machine": machine,
         "medians": medians,
         "ratios": ratios,
+        "goals": [asdict(goal) for goal in goals(results)],
         "targets": [asdict(result) for result in results],
     }
 
@@ -106,7 +115,7 @@ def compared(ours: Result, theirs: Result) -> dict[str, float | None]:
 
 
 def _pairs(results: list[Result]) -> list[tuple[Result, Result]]:
-    yardsticks = [result for result in results if not result.is_relay]
+    yardsticks = [result for result in results if result.name in (DIRECT, NGINX)]
     return [(ours, theirs) for ours in results if ours.is_relay for theirs in yardsticks]
 
 
@@ -139,6 +148,55 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
+
+
+def goals(results: list[Result]) -> list[Goal]:
+    return [goal for result in results if result.database for goal in _goals(result)]
+
+
+def _goals(result: Result) -> list[Goal]:
+    """Every one of them, whether or not it was measured."""
+
+    def seen(work: str, figure: str) -> float | None:
+        return middle(getattr(figures, figure) for figures in result.rounds.get(work, []))
+
+    chunks = seen("paced", "chunks_per_s")
+    name, database = result.name, result.database
+    return [
+        at_most(
+            f"{name}: ns, CPU µs per request", seen("ns", "cpu_us_per_request"), MOST_REQUEST_US[database]
+        ),
+        at_most(f"{name}: burst, CPU µs per chunk", seen("burst", "cpu_us_per_chunk"), MOST_CHUNK_US),
+        at_least(
+            f"{name}: paced, delivered of {PACED_OFFERED:,} chunks/s in %",
+            None if chunks is None else chunks / PACED_OFFERED * 100,
+            LEAST_DELIVERED,
+        ),
+        at_most(f"{name}: paced, gap p99 ms", seen("paced", "gap_p99_ms"), MOST_GAP_MS),
+        at_most(f"{name}: ttft p50 ms", seen("ttft", "ttft_p50_ms"), MOST_FIRST_TOKEN_MS[database]),
+    ]
+
+
+def stubbed(name: str) -> str:
+    return f"{name}, ledger stubbed"
+
+
+def _shares(results: list[Result]) -> list[str]:
+    """What of the first token is the ledger's: with it less without it, round by round."""
+    by_name = {result.name: result for result in results}
+    lines = []
+    for result in results:
+        without = by_name.get(stubbed(result.name))
+        if without is None:
+            continue
+        pairs = zip(_first_tokens(result), _first_tokens(without), strict=True)
+        share = middle(ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None)
+        lines.append(f"     {result.name}: of that, the commit's share in ms: {_number(share, 2)}")
+    return lines
+
+
+def _first_tokens(result: Result) -> list[float | None]:
+    return [figures.ttft_p50_ms for figures in result.rounds.get("ttft", [])]
 
 
 def _process(result: Result) -> str:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+# Chunks a second.
+PACED_OFFERED = 25_600
 # No count suits targets that differ by a factor of 100: the load generator ends by its clock.
 UNCOUNTED = 1_000_000_000
+MESSAGE_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,10 @@ class Work:
     seconds: float
     # Streams begin one after another over this time, not all in the same millisecond.
     ramp_seconds: float = 0.0
+    # Of a conversation that is so long, 500 characters a message. None: a short question.
+    messages: int | None = None
+    # One for each request.
+    new_connections: bool = False
     # Ends after so many, without a warm-up, and `seconds` is the most that they may take. None: `seconds` alone counts.
     requests: int | None = None
 
@@ -40,7 +47,7 @@ class Work:
 WORKS = (
     Work("ns", "c20d0", 20, streamed=False, at_once=32, warm_seconds=1, seconds=4),
     Work("burst", "c200d0", 200, streamed=True, at_once=32, warm_seconds=1, seconds=4),
-    # 256 streams of 100 chunks a second offer 25,600.
+    # 256 streams of 100 chunks a second.
     Work("paced", "c200d10", 200, streamed=True, at_once=256, warm_seconds=3, seconds=5, ramp_seconds=2),
     Work("ttft", "c20d0", 20, streamed=True, at_once=1, warm_seconds=0.5, seconds=3),
 )
@@ -48,12 +55,12 @@ WORKS = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who answers `/v1/chat/completions` on this port. Without a process id its CPU time is not measured."""
+    """Who answers `/v1/chat/completions` on this port. Without process ids its CPU time is not measured."""
 
     name: str
     port: int
     token: str = ""
-    pid: int | None = None
+    pids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +81,26 @@ class Figures:
 
 
 def measure(work: Work, target: Target, loadgen: Path, directory: Path) -> Figures:
-    body = directory / f"{work.name}.json"
-    body.write_text(json.dumps(question(work)))
     warm_seconds = work.warm_seconds if work.requests is None else 0
     seconds = warm_seconds + work.seconds
-    command = [str(loadgen), "-p", str(target.port), "-u", "/v1/chat/completions", "-b", str(body)]
-    command += ["-H", f"Authorization: Bearer {target.token}", "-c", str(work.at_once)]
-    command += ["-n", str(work.requests or UNCOUNTED), "-t", f"{seconds:g}", "-m", f"{warm_seconds:g}"]
-    command += ["-r", str(round(work.ramp_seconds * 1000)), "-e", str(work.chunks)]
-    if target.pid is not None:
-        command += ["-P", str(target.pid)]
+    command = asking(work, target, loadgen, directory, seconds)
+    command += ["-n", str(work.requests or UNCOUNTED), "-m", f"{warm_seconds:g}", "-e", str(work.chunks)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     return read(done.stdout, done.stderr)
+
+
+def asking(work: Work, target: Target, loadgen: Path, directory: Path, seconds: float) -> list[str]:
+    """The load generator's command line, but for how many requests there are."""
+    body = directory / f"{work.name}.json"
+    body.write_text(json.dumps(question(work)))
+    command = [str(loadgen), "-p", str(target.port), "-u", "/v1/chat/completions", "-b", str(body)]
+    command += ["-H", f"Authorization: Bearer {target.token}", "-c", str(work.at_once), "-t", f"{seconds:g}"]
+    command += ["-r", str(round(work.ramp_seconds * 1000))]
+    if target.pids:
+        command += ["-P", ",".join(map(str, target.pids))]
+    if work.new_connections:
+        command.append("-N")
+    return command
 
 
 def question(work: Work) -> dict[str, Any]:
@@ -94,7 +109,20 @@ def question(work: Work) -> dict[str, Any]:
         {"role": "system", "content": "You are a helpful assistant."},
         {"role": "user", "content": "Write a few words about the weather, please."},
     ]
+    if work.messages is not None:
+        # The last one is the user's.
+        messages = [
+            {"role": "assistant" if left % 2 else "user", "content": _said(left)}
+            for left in reversed(range(work.messages))
+        ]
     return {"model": work.bot, "messages": messages, "stream": work.streamed}
+
+
+def _said(number: int) -> str:
+    """Words, no two messages alike: nothing that counts tokens may know it by heart."""
+    return (f"{number} The weather of day {number} was fair, with a light wind from the west. " * 10)[
+        :MESSAGE_CHARACTERS
+    ]
 
 
 def read(output: str, complaint: str) -> Figures:

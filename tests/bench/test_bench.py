@@ -45,17 +45,19 @@ def test_it_measures_every_work_through_a_real_relay(
     monkeypatch.setattr(servers, "IDLE_SECONDS", 0)
     plan = run.Plan(TINY, rounds=1, nginx=False, build=programs.upstream.parent, pause_seconds=0)
 
-    (direct, relay), machine = run.run(plan)
+    (direct, relay, stubbed), machine = run.run(plan)
 
-    assert direct.failures() + relay.failures() == []
+    assert direct.failures() + relay.failures() + stubbed.failures() == []
     assert list(relay.rounds) == list(direct.rounds) == ["ns", "burst", "paced", "ttft"]
+    assert list(stubbed.rounds) == ["ttft"]
     for work, (figures,) in relay.rounds.items():
         assert figures.requests == REQUESTS, work
         assert figures.chunks_per_s > 0, work
     assert relay.outcomes == {"done": REQUESTS * len(TINY)}
     assert 0 < (relay.idle_mb or 0) <= (relay.end_mb or 0)
     assert (relay.threads or 0) > 0
-    assert f"| {relay.name} |" in report.markdown([direct, relay], machine)
+    assert len(report.goals([direct, relay, stubbed])) == 5
+    assert f"| {relay.name} |" in report.markdown([direct, relay, stubbed], machine)
 
 
 @needs_gcc
@@ -152,6 +154,92 @@ def test_the_relay_has_nothing_of_whoever_runs_the_bench(
         "POE_RELAY_CONFIG",
         "POE_RELAY_DATA_DIR",
     }
+
+
+REACHED = Result(
+    "relay on SQLite",
+    {
+        "ns": [replace(ONE, cpu_us_per_request=1050)],
+        "burst": [replace(ONE, cpu_us_per_chunk=8.0)],
+        "paced": [replace(ONE, chunks_per_s=24_320, gap_p99_ms=30)],
+        "ttft": [replace(ONE, ttft_p50_ms=1.8)],
+    },
+    database="SQLite",
+)
+
+
+@pytest.mark.parametrize(
+    ("work", "figures", "missed"),
+    [
+        ("none", ONE, []),
+        ("ns", replace(ONE, cpu_us_per_request=1051), ["ns, CPU µs per request (at most 1,050): 1,051.00"]),
+        ("burst", replace(ONE, cpu_us_per_chunk=8.1), ["burst, CPU µs per chunk (at most 8): 8.10"]),
+        (
+            "paced",
+            replace(ONE, chunks_per_s=24_064, gap_p99_ms=31),
+            [
+                "paced, delivered of 25,600 chunks/s in % (at least 95): 94.00",
+                "paced, gap p99 ms (at most 30): 31.00",
+            ],
+        ),
+        ("ttft", replace(ONE, ttft_p50_ms=1.9), ["ttft p50 ms (at most 1.8): 1.90"]),
+        ("ttft", replace(ONE, ttft_p50_ms=None), ["ttft p50 ms (at most 1.8): not measured"]),
+    ],
+)
+def test_it_says_which_figures_are_not_reached(work: str, figures: Figures, missed: list[str]) -> None:
+    result = replace(REACHED, rounds={**REACHED.rounds, work: [figures]})
+
+    seen = [str(goal) for goal in report.goals([result])]
+
+    assert [line for line in seen if not line.startswith("ok ")] == [
+        f"MISS relay on SQLite: {each}" for each in missed
+    ]
+
+
+def test_a_postgresql_may_take_longer_and_what_is_no_relay_has_no_goals() -> None:
+    slower = {
+        **REACHED.rounds,
+        "ns": [replace(ONE, cpu_us_per_request=1150)],
+        "ttft": [replace(ONE, ttft_p50_ms=2.6)],
+    }
+
+    goals = report.goals([Result(report.DIRECT, slower), Result("relay", slower, database="PostgreSQL")])
+
+    assert [goal.is_met for goal in goals] == [True] * 5
+
+
+def test_a_missed_goal_is_exit_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = replace(REACHED, rounds={**REACHED.rounds, "ttft": [replace(ONE, ttft_p50_ms=1.9)]})
+
+    monkeypatch.setattr(run, "run", lambda plan: ([REACHED], "machine"))
+    assert run.main([]) == 0
+
+    monkeypatch.setattr(run, "run", lambda plan: ([slow], "machine"))
+    assert run.main([]) == 1
+
+
+def test_the_commits_share_is_taken_within_a_round() -> None:
+    # Noise doubles the second round for both.
+    ours = Result("relay", {"ttft": [_first_token(1.5), _first_token(3.0), _first_token(1.4)]})
+    without = Result(
+        report.stubbed("relay"), {"ttft": [_first_token(1.0), _first_token(2.5), _first_token(1.0)]}
+    )
+
+    text = report.markdown([ours, without], "machine")
+
+    assert "relay: of that, the commit's share in ms: 0.50" in text
+
+
+def _first_token(milliseconds: float) -> Figures:
+    return replace(ONE, ttft_p50_ms=milliseconds)
+
+
+def test_a_long_prompt_has_a_hundred_different_messages_of_500_characters() -> None:
+    messages = works.question(replace(TINY[0], messages=100))["messages"]
+
+    assert {len(each["content"]) for each in messages} == {500}
+    assert len({each["content"] for each in messages}) == 100
+    assert [each["role"] for each in messages[-3:]] == ["user", "assistant", "user"]
 
 
 def test_ratios_are_taken_within_a_round() -> None:
