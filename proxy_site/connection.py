@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 HEAD_BYTES = 16_384
 TARGET_BYTES = 8_192
 # So much waits to be sent in the relay, and so much in the kernel, before the application waits.
-UNSENT_BYTES = 16_384
+UNSENT_BYTES = 8_192
 # Of the next requests so much is taken while one is answered.
 AHEAD_BYTES = 16_384
 # Twisted lacks the newer ones, such as 429.
@@ -173,8 +173,7 @@ class HardenedChannel(http.HTTPChannel):
 
     def connectionLost(self, reason: Any) -> None:
         self.factory.watched.discard(self)
-        if self._introducing is not None:
-            self._introducing.cancel()
+        self._stop_introducing()
         self.can_write.set()
         super().connectionLost(reason)
 
@@ -308,6 +307,10 @@ class HardenedChannel(http.HTTPChannel):
     def allContentReceived(self) -> None:
         if self.is_refused:
             return
+        if self._introducing is not None:
+            # All of it came together: the application asks for itself, and must learn when the client leaves.
+            self._stop_introducing()
+            self._networkProducer.resumeProducing()
         self._head_bytes = 0
         self._wait_for(Phase.ANSWER)
         super().allContentReceived()
@@ -359,22 +362,14 @@ class HardenedChannel(http.HTTPChannel):
     async def _introduce(self, request: HardenedRequest) -> None:
         refused: RelayError | None = None
         try:
-            await self.factory.bodies.authenticate(
-                credential_of(
-                    _text(request, b"authorization"),
-                    _text(request, b"x-api-key"),
-                ),
-                self.client_address(request),
-            )
+            credential = credential_of(_text(request, b"authorization"), _text(request, b"x-api-key"))
+            await self.factory.bodies.authenticate(credential, self.client_address(request))
         except RelayError as exc:
             refused = exc
         except Exception:
             log.exception("a sender cannot be looked up")
             refused = Unavailable("The relay cannot tell who sent this.", retry_after=1)
         self._introducing = None
-        if self._phase is not Phase.BODY:
-            # All of it was here already: the application asks for itself.
-            return
         if refused is not None:
             self.refuse(refused)
             return
@@ -385,6 +380,11 @@ class HardenedChannel(http.HTTPChannel):
             self._send100Continue()
         if not self._waitingForTransport:
             self._networkProducer.resumeProducing()
+
+    def _stop_introducing(self) -> None:
+        if self._introducing is not None:
+            self._introducing.cancel()
+            self._introducing = None
 
     def _send100Continue(self) -> None:
         self._owes_continue = self._introducing is not None
@@ -407,6 +407,7 @@ class HardenedChannel(http.HTTPChannel):
         if self.is_refused:
             return
         self._wait_for(Phase.REFUSED)
+        self._stop_introducing()
         for request in self.requests:
             request.let_go()
         method, request_id = getattr(self, "_command", b""), new_request_id()

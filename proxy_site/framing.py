@@ -15,8 +15,9 @@ from urllib.parse import unquote
 from relay.api.urls import is_api
 from relay.errors import BadRequest, RelayError, UnsupportedMedia
 
-# Any of it within a line, or white space before it: a folded line, or a second line for whoever takes LF or CR for a line end.
-AMISS = re.compile(rb"[\r\n\0]|\A[ \t]")
+# A control character within a line, or white space before it: a folded line, or a second one for whoever takes LF or CR
+# for a line end. 0x85 is a line end to some, and to Daphne a reason for a page of its own.
+AMISS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f\x85]|\A[ \t]")
 TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*")
 # More bytes than that nobody sends; Python refuses to read thousands of digits as a number.
 MOST_DIGITS = 18

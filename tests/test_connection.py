@@ -11,9 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 
+from proxy_site import access_log
 from proxy_site.connection import AHEAD_BYTES, LINGER_BYTES
 from relay.errors import Unauthenticated
 from relay.models import UsageRecord
+from relay.visit import Visit
 from tests import cast as people
 from tests.cast import Cast
 from tests.conftest import DemoPoe, Served, wait_for
@@ -90,7 +92,7 @@ def test_an_answer_may_take_its_time() -> None:
     wire.server.answer(wire.server.requests[0])
 
     assert wire.statuses == [200]
-    assert not wire.transport.disconnecting and wire.factory.watched != set()
+    assert not wire.transport.disconnecting
 
 
 def test_a_closed_connection_is_looked_after_no_more() -> None:
@@ -409,6 +411,26 @@ async def test_strangers_alone_cannot_fill_the_memory() -> None:
     assert statuses == [[401], [200], [200], [503]]
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("known", [True, False])
+async def test_who_sends_all_at_once_is_not_asked_twice(known: bool) -> None:
+    """Not even while strangers are: the application asks, and whoever comes next on this connection is another matter."""
+    door = Doorkeeper()
+    wire = Wire(door, together=8 * MEGABYTE)
+    wire.bodies.held_for_strangers = 3 * MEGABYTE
+    wire.server.answers = False
+
+    wire.send(post("/v1/x", f"x-api-key: {'good' if known else 'bad'}", length=3) + b"abc")
+    assert wire.is_reading and wire.lines == ["POST /v1/x"]
+    wire.server.answer(wire.server.requests[0])
+    wire.send(post("/v1/x", "x-api-key: good", length=3))
+    door.may_look.set()
+    await turn()
+
+    assert wire.statuses == [200] and wire.is_reading
+    assert door.asked == [("good", PEER)]
+
+
 # Refusals.
 
 
@@ -429,6 +451,25 @@ def test_a_head_that_is_asked_for_alone_is_refused_alone() -> None:
     wire = Wire().send(b"HEAD /v1/models HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n")
 
     assert wire.statuses == [400] and wire.received.endswith(b"\r\n\r\n")
+
+
+def test_a_refusal_is_in_the_access_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Visit] = []
+    monkeypatch.setattr(access_log, "_listeners", [told.append])
+    wire = Wire()
+    wire.factory.trusted = [ipaddress.ip_network(PEER)]
+
+    wire.send(
+        GET.replace(b"Host: x", b"X-Forwarded-For: 198.51.100.1").replace(b"models", b"models?key=secret")
+    )
+    wire.connect()
+    wire.send(b"nonsense\r\n")
+
+    assert [(visit.method, visit.path, visit.address, visit.status, visit.error_code) for visit in told] == [
+        ("GET", "/v1/models", "198.51.100.1", 400, "missing_host"),
+        ("", "", PEER, 400, "malformed_request"),
+    ]
+    assert told[1].request_id.encode() in wire.received
 
 
 def test_nobody_but_the_command_line_chooses_the_root_path() -> None:

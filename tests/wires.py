@@ -163,7 +163,8 @@ class Wire:
 
     @property
     def received(self) -> bytes:
-        return self.transport.value()
+        value: bytes = self.transport.value()
+        return value
 
     @property
     def statuses(self) -> list[int]:
@@ -177,7 +178,7 @@ class Wire:
 
     @property
     def is_reading(self) -> bool:
-        return self.transport.producerState == "producing"
+        return bool(self.transport.producerState == "producing")
 
     @property
     def lines(self) -> list[str]:
