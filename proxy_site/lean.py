@@ -76,7 +76,10 @@ class LeanHandler:
             return
         watch = _Watch(receive)
         try:
-            await self._respond(scope, body, visit, headers, send, watch)
+            response = await self._answer(scope, body, visit)
+            # An answer may take minutes, and what was asked may be long.
+            del body
+            await self._respond(scope["method"], response, visit, headers, send, watch)
         except asyncio.CancelledError:
             # The client hung up, and whatever the request held was let go of and settled; or else the server stops.
             if not watch.is_gone:
@@ -86,14 +89,13 @@ class LeanHandler:
 
     async def _respond(
         self,
-        scope: Scope,
-        body: bytes,
+        method: str,
+        response: HttpResponseBase,
         visit: Visit,
         headers: list[tuple[bytes, bytes]],
         send: Send,
         watch: _Watch,
     ) -> None:
-        response = await self._answer(scope, body, visit)
         try:
             headers += [
                 (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()
@@ -102,7 +104,7 @@ class LeanHandler:
             if isinstance(response, ErrorResponse) and not visit.error_code:
                 visit.error_code = response.error_code
             headers.append((b"openai-processing-ms", b"%d" % ((visit.first_byte_seconds or 0) * 1000)))
-            head_only = scope["method"] == "HEAD"
+            head_only = method == "HEAD"
             if isinstance(response, HttpResponse) and "Content-Length" not in response:
                 headers.append((b"content-length", b"%d" % len(response.content)))
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})

@@ -18,6 +18,7 @@ from daphne.utils import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 from twisted.internet.tcp import Server as Connection
 from twisted.web import http
 
+ASGI = {"version": "3.0"}
 NO_BODY = frozenset(http.NO_BODY_CODES)
 BAD_IN_VALUE = re.compile(b"[%b]" % re.escape(bytes(INVALID_HEADER_VALUE_BYTES)))
 
@@ -60,6 +61,7 @@ class DirectReply(WebRequest):
             self,
             {
                 "type": "http",
+                "asgi": ASGI,
                 "http_version": self.clientproto.rpartition(b"/")[2].decode("ascii"),
                 "method": self.method.decode("ascii"),
                 "path": unquote(path.decode("ascii")),

@@ -37,6 +37,27 @@ IDLE_SECONDS = 0.5
 CANCEL_SECONDS = 5.0
 
 
+class Inbox:
+    """What an application receives, for one reader. An asyncio.Queue is 2.5 KB, of which each idle stream holds one."""
+
+    __slots__ = ("_messages", "_reader")
+
+    def __init__(self) -> None:
+        self._messages: list[dict[str, Any]] = []
+        self._reader: asyncio.Future[None] | None = None
+
+    def put_nowait(self, message: dict[str, Any]) -> None:
+        self._messages.append(message)
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def get(self) -> dict[str, Any]:
+        while not self._messages:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        return self._messages.pop(0)
+
+
 class RelayServer(Server):
     """Serves `application` on an open socket until a signal, then drains: `at_exit` runs after the last stream.
 
@@ -119,13 +140,19 @@ class RelayServer(Server):
             connection.end_with_this_answer()
         reactor.stop()
 
-    def create_application(self, protocol: Any, scope: dict[str, Any]) -> asyncio.Queue[Any] | None:
-        """What has ended well is forgotten at once, not when a timer comes by: there may be thousands in a second."""
-        queue: asyncio.Queue[Any] | None = super().create_application(protocol, scope)
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Inbox | None:
+        """As Daphne's own does, but what has ended well is forgotten at once: there may be thousands in a second."""
         details = self.connections.get(protocol)
-        if details is not None:
-            details["application_instance"].add_done_callback(partial(self._forget, protocol, details))
-        return queue
+        if details is None:
+            return None
+        inbox = Inbox()
+        running = asyncio.ensure_future(
+            self.application(scope, inbox.get, partial(self.handle_reply, protocol)),
+            loop=reactor._asyncioEventloop,
+        )
+        running.add_done_callback(partial(self._forget, protocol, details))
+        details["application_instance"] = running
+        return inbox
 
     def _forget(self, protocol: Any, details: dict[str, Any], ended: asyncio.Future[Any]) -> None:
         if "disconnected" in details and not ended.cancelled() and ended.exception() is None:
