@@ -154,8 +154,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 def _as_json_list(value: str | None) -> str | None:
-    """`a, b` in the environment is the list ["a", "b"]."""
-    if not value or value.lstrip().startswith("["):
+    """`a, b` in the environment is the list ["a", "b"], and nothing the empty one."""
+    if value is None or value.lstrip().startswith("["):
         return value
     return json.dumps([item.strip() for item in value.split(",") if item.strip()])
 

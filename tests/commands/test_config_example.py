@@ -121,6 +121,7 @@ def test_the_environment_wins_over_the_file(load: Load) -> None:
     assert loaded.data_dir == Path("/srv/relay")
     assert loaded.bot == {"a": "b"}
     assert load(BOT='{"a": "c"}').bot == {"a": "c"}
+    assert load(SERVER__TRUSTED_PROXIES="", SERVER__METRICS_NETWORKS="").server.metrics_networks == []
 
 
 def test_a_secret_comes_from_a_file_unless_the_environment_has_it(load: Load, tmp_path: Path) -> None:
