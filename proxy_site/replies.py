@@ -114,7 +114,7 @@ class DirectReply(WebRequest):
         lines = [_status_line(self.clientproto, status)]
         names = set()
         for name, value in headers:
-            names.add(name)
+            names.add(name.lower())
             lines.append(b"%b: %b\r\n" % (name, value))
         # What Twisted itself has to say: that the connection will be closed.
         for name, values in self.responseHeaders.getAllRawHeaders():

@@ -58,6 +58,9 @@ def test_pages_and_health_are_served(serve: Callable[..., Served], cast: Cast, s
     assert httpx2.get(f"{served.url}/healthz").text == "ok"
     home = httpx2.get(f"{served.url}/")
     assert home.status_code == 200 and home.headers["x-frame-options"] == "DENY"
+    # Both at once would be how one request is smuggled behind another.
+    assert "content-length" in home.headers and "transfer-encoding" not in home.headers
+    assert len(home.headers.get_list("server")) == 1
     assert httpx2.get(f"{served.url}/admin/", follow_redirects=False).status_code == 302
     style = re.search(r"/static/portal/portal\.[0-9a-f]{12}\.css", home.text)
     assert (
