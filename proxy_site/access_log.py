@@ -37,10 +37,18 @@ def tell(visit: Visit) -> None:
 
 
 def refused(
-    *, request_id: str, method: bytes, path: bytes, address: str, status: int, error_code: str
+    *,
+    request_id: str,
+    method: bytes,
+    path: bytes,
+    address: str,
+    status: int,
+    error_code: str = "",
+    sent_bytes: int = 0,
 ) -> None:
     """A request ended that no application has seen."""
     visit = Visit(request_id, _text(method), _text(path), address, status=status, error_code=error_code)
+    visit.sent_bytes = sent_bytes
     visit.first_byte_at = visit.began
     tell(visit)
 

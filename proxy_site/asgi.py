@@ -41,8 +41,7 @@ if config.log.access:
 
 async def application(scope: Scope, receive: Receive, send: Send) -> Any:
     if scope["type"] != "http":
-        # No page uses a WebSocket yet: refused before it is accepted.
-        return await send({"type": "websocket.close"})
+        return await _no_websocket(scope, send)
     path = scope["path"]
     visit = Visit(new_request_id(), scope["method"], scope["raw_path"].decode("ascii", "backslashreplace"))
     if path in own_pages:
@@ -61,6 +60,13 @@ async def application(scope: Scope, receive: Receive, send: Send) -> Any:
     finally:
         metrics.end()
         access_log.tell(visit)
+
+
+async def _no_websocket(scope: Scope, send: Send) -> None:
+    """No page uses one yet: refused before it is accepted, which Daphne says with 403."""
+    await send({"type": "websocket.close"})
+    address, path = client_address(scope, trusted), scope["path"].encode()
+    access_log.refused(request_id=new_request_id(), method=b"GET", path=path, address=address, status=403)
 
 
 async def _own(page: Page, visit: Visit, scope: Scope, send: Send) -> None:
@@ -83,7 +89,7 @@ def _noting(visit: Visit, send: Send) -> Send:
         if message["type"] == "http.response.start":
             visit.begin_answer(message["status"])
             message["headers"] = [*message["headers"], (b"x-request-id", visit.request_id.encode())]
-        else:
+        elif visit.method != "HEAD":
             visit.sent_bytes += len(message.get("body", b""))
         await send(message)
 

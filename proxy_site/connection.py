@@ -436,7 +436,8 @@ class HardenedChannel(http.HTTPChannel):
         for request in self.requests:
             request.let_go()
         method, request_id = getattr(self, "_command", b""), new_request_id()
-        self.transport.write(bare_refusal(exc, request_id, with_body=method != b"HEAD"))
+        answer = bare_refusal(exc, request_id, with_body=method != b"HEAD")
+        self.transport.write(answer)
         access_log.refused(
             request_id=request_id,
             method=method,
@@ -444,6 +445,7 @@ class HardenedChannel(http.HTTPChannel):
             address=self.client_address(self.requests[-1]) if self.requests else self.getPeer().host,
             status=exc.status,
             error_code=exc.code,
+            sent_bytes=len(answer.partition(b"\r\n\r\n")[2]),
         )
         self.transport.loseWriteConnection()
         self._networkProducer.resumeProducing()

@@ -325,6 +325,14 @@ def lines_of(served: Served) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, said.splitlines()) if line["logger"] == "access"]
 
 
+WEBSOCKET = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
 def test_each_request_gets_a_line_when_it_has_ended(
     serve: Callable[..., Served], cast: Cast, demo: DemoPoe
 ) -> None:
@@ -348,6 +356,7 @@ def test_each_request_gets_a_line_when_it_has_ended(
         httpx2.get(f"{served.url}/admin/?q=secret"),
         # Seen by no application.
         httpx2.post(f"{served.url}/v1/models?q=secret", headers={"Content-Encoding": "gzip"}),
+        httpx2.get(f"{served.url}/?q=secret", headers=WEBSOCKET),
         httpx2.get(f"{served.url}/healthz"),
         httpx2.get(f"{served.url}/readyz"),
         httpx2.get(f"{served.url}/metrics"),
@@ -369,13 +378,14 @@ def test_each_request_gets_a_line_when_it_has_ended(
         ("OPTIONS", "/v1/no%0Ahere", 204, "done", "", "", ""),
         ("GET", "/admin/", 302, "done", "", "", ""),
         ("POST", "/v1/models", 415, "refused", "unsupported_media_type", "", ""),
+        ("GET", "/", 403, "refused", "", "", ""),
         ("POST", "/metrics", 405, "refused", "", "", ""),
         ("POST", "/v1/chat/completions", 200, "disconnected", "", prefix, "demo-faulty"),
         ("POST", "/v1/chat/completions", 499, "disconnected", "", prefix, "demo-faulty"),
     ]
     ids = [answer.headers.get("x-request-id") for answer in answers[:8]]
     assert [line["request_id"] for line in lines[:8]] == ids and len(set(ids)) == 8
-    assert [line["bytes"] for line in lines[:2]] == [len(answer.content) for answer in answers[:2]]
+    assert [line["bytes"] for line in lines[:8]] == [len(answer.content) for answer in answers[:8]]
     assert all(line["address"] == "127.0.0.1" for line in lines)
     assert lines[-1]["first_byte_ms"] is None and lines[-1]["total_ms"] >= 100
     everything = json.dumps(lines)
