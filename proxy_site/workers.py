@@ -218,7 +218,7 @@ class Supervisor:
             self._selector.unregister(worker.control)
             return
         worker.is_ready = True
-        if not self._was_ready:
+        if not self._was_ready and not self._is_stopping:
             self._was_ready = True
             self._ready()
             self._posts += [Post(start_at=time.monotonic()) for _ in range(self._number - 1)]

@@ -46,6 +46,10 @@ if step == "fails":
     sys.exit("it cannot start")
 if step == "starts-for-ever":
     time.sleep(60)
+if step == "ready-when-stopped":
+    signal.signal(signal.SIGTERM, lambda *_: (seat.is_ready(), time.sleep(0.2), sys.exit(0)))
+    saw("waiting")
+    time.sleep(60)
 woken, waking = os.pipe()
 os.set_blocking(waking, False)
 signal.set_wakeup_fd(waking)
@@ -220,6 +224,14 @@ def test_one_that_still_starts_is_stopped_at_once(supervise: Supervise) -> None:
     supervised.wait_for("started", 2)
 
     assert supervised.end(signal.SIGINT)[0] == 0
+
+
+def test_one_that_is_ready_too_late_is_joined_by_no_others(supervise: Supervise) -> None:
+    supervised = supervise("ready-when-stopped")
+    supervised.wait_for("waiting", 1)
+
+    assert supervised.end(signal.SIGTERM) == (0, "")
+    assert len(supervised.those("started")) == 1
 
 
 def test_a_hang_up_replaces_one_after_the_other_without_a_signal(supervise: Supervise) -> None:
