@@ -143,7 +143,7 @@ class HardenedRequest(DirectReply):
         return bool(said[-1].rpartition(b",")[2].strip().lower() == b"https")
 
     def handle_exception(self, exception: BaseException) -> None:
-        if not self._response_started:
+        if self.has_said_nothing():
             super().handle_exception(exception)
         elif self.channel is not None:
             # The client must see that this is no proper end.
@@ -176,6 +176,8 @@ class HardenedChannel(http.HTTPChannel):
         self._phase = Phase.NEW
         self._since = 0.0
         self._head_bytes = 0
+        # Of the requests after the one that is being answered.
+        self._ahead_bytes = 0
         # Of the body: what came over the wire, and when something last did.
         self._wire_bytes = 0
         self._heard = 0.0
@@ -312,7 +314,8 @@ class HardenedChannel(http.HTTPChannel):
     def rawDataReceived(self, data: bytes) -> bool:
         if self._handlingRequest:
             self._dataBuffer.append(data)
-            if sum(map(len, self._dataBuffer)) > AHEAD_BYTES:
+            self._ahead_bytes += len(data)
+            if self._ahead_bytes > AHEAD_BYTES:
                 # Twisted goes on reading while the client reads nothing. Reading is resumed when the answer is done.
                 self._networkProducer.pauseProducing()
             return False
@@ -343,6 +346,7 @@ class HardenedChannel(http.HTTPChannel):
     def requestDone(self, request: Any) -> None:
         # First: what is parsed then may be the head of the next request.
         self._wait_for(Phase.IDLE)
+        self._ahead_bytes = 0
         super().requestDone(request)
 
     # The body.
@@ -540,7 +544,12 @@ class HardenedFactory(HTTPFactory):
         cut = 0
         while channels and cut < CUT_AT_ONCE:
             channel = channels.pop()
-            cut += channel in self.watched and channel.is_cut(self.now)
+            try:
+                cut += channel in self.watched and channel.is_cut(self.now)
+            except Exception:
+                # One that fails must not keep the others from being looked at.
+                log.exception("a connection cannot be looked after")
+                channel.transport.abortConnection()
         if channels:
             self.reactor.callLater(0, self._look_at, channels)
 

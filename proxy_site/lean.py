@@ -121,11 +121,13 @@ class LeanHandler:
                 watch.end()
                 await send({"type": "http.response.body", "body": content})
         finally:
-            if isinstance(response, StreamedAnswer):
-                await response.leave()
-            # Not response.close(): its signal would look after database connections that this path does not have.
-            for close in response._resource_closers:  # type: ignore[attr-defined]
-                close()
+            try:
+                if isinstance(response, StreamedAnswer):
+                    await response.leave()
+            finally:
+                # Not response.close(): its signal would look after database connections that this path does not have.
+                for close in response._resource_closers:  # type: ignore[attr-defined]
+                    close()
 
     async def _answer(self, scope: Scope, body: bytes, visit: Visit) -> HttpResponseBase:
         """A response in the API's own words, whatever happens."""

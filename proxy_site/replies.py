@@ -107,6 +107,13 @@ class DirectReply(WebRequest):
         else:
             raise ValueError(f"no such message: {kind}")
 
+    def has_said_nothing(self) -> bool:
+        """Whether nothing was sent yet: a head that was not, is forgotten."""
+        if self.startedWriting:
+            return False
+        self._head, self._response_started, self.chunked = None, False, 0
+        return True
+
     def _begin(self, status: int, headers: Any) -> None:
         if self._response_started:
             raise ValueError("a second head")

@@ -19,6 +19,13 @@ from typing import Any
 
 from daphne.server import Server
 from twisted.internet import defer, reactor
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    STDLibLogObserver,
+    globalLogPublisher,
+)
 
 from proxy_site.accepting import AcceptingPort
 from proxy_site.bodies import Bodies
@@ -56,6 +63,12 @@ class Inbox:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
         return self._messages.pop(0)
+
+
+def hear_failures() -> None:
+    """Daphne throws away what Twisted has to say, failures of ours that it met included: these are logged."""
+    failures = LogLevelFilterPredicate(defaultLogLevel=LogLevel.error)
+    globalLogPublisher.addObserver(FilteringLogObserver(STDLibLogObserver("twisted"), [failures]))
 
 
 class RelayServer(Server):
@@ -98,6 +111,7 @@ class RelayServer(Server):
         self._stop_at = math.inf
 
     def _listen(self) -> None:
+        hear_failures()
         self.http_factory = HardenedFactory(self, self._bodies, reactor)
         self._port = AcceptingPort.on(self._socket, self.http_factory, self._seat, reactor)
         self.listeners.append(defer.succeed(self._port))

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -220,7 +221,9 @@ class Supervisor:
         worker.is_ready = True
         if not self._was_ready and not self._is_stopping:
             self._was_ready = True
-            self._ready()
+            # Nobody may be there to read it.
+            with suppress(OSError):
+                self._ready()
             self._posts += [Post(start_at=time.monotonic()) for _ in range(self._number - 1)]
         for post in self._posts:
             if post.successor is worker:
@@ -261,7 +264,8 @@ class Supervisor:
         if self._is_stopping:
             self._note_end(worker)
             return
-        if self._was_ready:
+        # Why it could not start it has said itself, unless it was killed.
+        if self._was_ready or worker.process.returncode < 0:
             _say(f"worker {_how(worker)}")
         if time.monotonic() - worker.began > LIFE_SECONDS:
             post.pause = 0.0

@@ -589,8 +589,10 @@ class Answer:
 
     async def leave(self) -> None:
         """Nobody reads on. The bot is let go of first: a slot is free when nothing is asked with it any more."""
-        await self._close_stream()
-        self.close()
+        try:
+            await self._close_stream()
+        finally:
+            self.close()
 
     async def __aenter__(self) -> Answer:
         return self

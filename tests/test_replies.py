@@ -44,8 +44,10 @@ def body(content: bytes = b"", *, more: bool = False) -> dict[str, Any]:
     return {"type": "http.response.body", "body": content, "more_body": more}
 
 
-def answered(asked: bytes, *messages: dict[str, Any]) -> tuple[bytes, Application]:
-    application = Application(*messages)
+def answered(
+    asked: bytes, *messages: dict[str, Any], application: Application | None = None
+) -> tuple[bytes, Application]:
+    application = application or Application(*messages)
     factory = HTTPFactory(application)
     protocol = factory.buildProtocol(None)
     protocol.requestFactory = DirectReply
@@ -101,6 +103,20 @@ def test_whoever_asks_for_the_end_is_told_of_it() -> None:
 def test_a_header_does_not_break_out_of_its_line(value: bytes) -> None:
     with pytest.raises(ValueError, match="line break"):
         answered(GET, start(headers=[(b"x", value)]), body(b"hi"))
+
+
+def test_an_application_that_fails_before_its_first_byte_can_still_say_so() -> None:
+    class Failing(Application):
+        def create_application(self, protocol: DirectReply, scope: dict[str, Any]) -> Any:
+            protocol.handle_reply(start(headers=[(b"x", b"lost")]))
+            assert protocol.has_said_nothing()
+            protocol.handle_reply(start(BAD_GATEWAY))
+            protocol.handle_reply(body(b"oh"))
+            assert not protocol.has_said_nothing()
+
+    said, _ = answered(GET, application=Failing())
+
+    assert said.startswith(b"HTTP/1.1 502 Bad Gateway\r\n") and b"lost" not in said
 
 
 @pytest.mark.parametrize(

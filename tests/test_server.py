@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -108,3 +111,24 @@ def test_a_server_stopped_at_once_settles_what_it_cuts(
         assert served.process.wait(5) == 0
 
     assert [record.outcome for record in UsageRecord.objects.all()] == ["disconnected"]
+
+
+def test_what_fails_under_twisted_is_logged() -> None:
+    """Where no code of ours stands above it: in a timer, while bytes arrive."""
+    script = """
+import django
+django.setup()
+from proxy_site.server import hear_failures
+from twisted.logger import Logger
+hear_failures()
+try:
+    raise ValueError("seen by nobody")
+except ValueError:
+    Logger("test").failure("a timer failed")
+Logger("test").info("a connection was made")
+"""
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "proxy_site.settings"}
+    ran = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+
+    assert "a timer failed" in ran.stderr and "ValueError: seen by nobody" in ran.stderr
+    assert "a connection was made" not in ran.stderr

@@ -44,6 +44,8 @@ with open(folder + "/plan") as plan:
 step = steps[min(starts, len(steps)) - 1]
 if step == "fails":
     sys.exit("it cannot start")
+if step == "is-killed":
+    os.kill(os.getpid(), signal.SIGKILL)
 if step == "starts-for-ever":
     time.sleep(60)
 if step == "ready-when-stopped":
@@ -161,6 +163,15 @@ def test_it_runs_so_many_and_says_once_that_it_is_ready(supervise: Supervise) ->
 
 def test_what_keeps_the_first_from_starting_is_said_once_and_ends_it(supervise: Supervise) -> None:
     assert supervise("fails", number=4).end() == (1, "it cannot start\n")
+
+
+def test_a_first_one_that_is_killed_before_it_can_say_anything_is_told_of(supervise: Supervise) -> None:
+    supervised = supervise("is-killed")
+    supervised.wait_for("started", 1)
+
+    status, said = supervised.end()
+
+    assert status == 1 and said.count("was killed by signal 9") == 1
 
 
 def test_one_that_dies_is_started_again_after_longer_and_longer_pauses(supervise: Supervise) -> None:

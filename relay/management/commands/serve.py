@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import signal
 import socket
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
@@ -146,6 +147,8 @@ class Command(BaseCommand):
     def handle(
         self, *args: Any, host: str, port: int, workers: Workers, seat: Seat | None, **options: Any
     ) -> None:
+        # Until it is known what it means, and through exec: it would end the process, and asks for the opposite.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         listening = listen(host, port) if seat is None else seat.listening
         require_migrated_database()
         connection.close()
