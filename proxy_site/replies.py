@@ -26,6 +26,9 @@ BAD_IN_VALUE = re.compile(b"[%b]" % re.escape(bytes(INVALID_HEADER_VALUE_BYTES))
 class DirectConnection(Connection):
     """A TCP connection whose `write` tries the socket at once; what it does not take waits as ever."""
 
+    # A thousand clients that read nothing are to be borne, and an answer that is read never waits here.
+    bufferSize = 32 * 1024
+
     def write(self, data: bytes) -> None:
         if self.connected and not (self._tempDataLen or self.dataBuffer or self._writeDisconnected):
             sent = self.writeSomeData(data)

@@ -1,4 +1,7 @@
-"""Asks a Poe bot over HTTP and tells what it says as Events; knows nothing of limits or retries."""
+"""Asks a Poe bot over HTTP and tells what it says as Events; knows nothing of limits or retries.
+
+Questions go over connections of our own, for speed; uploads go over aiohttp, for its forms.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,49 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypedDict, cast
+from typing import TypedDict
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
-from aiohttp.client_proto import ResponseHandler
 from aiohttp_socks import ProxyConnector
 
 from relay.errors import RelayError, UpstreamBroken, UpstreamUnauthorized, UpstreamUnknownBot
 from relay.events import ChatRequest, Event, FilePart
 
 from . import poe_errors, poe_protocol
+from .connection import Connection
+from .dialing import Dialer
 from .poe_answer import Answer, Deadlines
 from .poe_protocol import Uploaded
+from .pool import Pool
 from .sse import SSEReader
+from .targets import Address, address
 
 __all__ = ["Deadlines", "Key", "Poe"]
 
-_READ_BUFFER = 32 * 1024  # aiohttp holds twice this and then stops reading from the socket
-_LARGE_BODY = 1024 * 1024  # from here on aiohttp wants a file, which it sends without holding up the loop
 _UPLOADS_AT_ONCE = 4
 _MAX_UPLOAD_ANSWER = 64 * 1024
 _ERROR_BODY_WAIT = 5.0
 _END_OF_BODY_WAIT = 1.0
 
 
-class _Pool(TypedDict):
+_HEADERS = (
+    "User-Agent: poe-relay\r\n"
+    "Accept: text/event-stream\r\n"
+    "Accept-Encoding: identity\r\n"
+    "Cache-Control: no-store\r\n"
+    "Content-Type: application/json\r\n"
+)
+
+
+class _UploadPool(TypedDict):
     limit: int
     ttl_dns_cache: int
     keepalive_timeout: float
 
 
-_POOL: _Pool = {"limit": 0, "ttl_dns_cache": 60, "keepalive_timeout": 30.0}  # limit 0 is no limit
+_POOL: _UploadPool = {"limit": 0, "ttl_dns_cache": 60, "keepalive_timeout": 30.0}  # limit 0 is no limit
 _PATIENCE = Deadlines()
 
 _uploaded = msgspec.json.Decoder(Uploaded)
@@ -55,14 +67,23 @@ class Key:
     proxy: str = field(default="", repr=False)  # its address may hold a password
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What a question waits for before it can be asked: a connection, and the uploads that its body names."""
+
+    connection: Connection
+    body: bytes
+    first_at: float  # by then its first event is due
+
+
 class Poe:
-    """Speaks Poe's bot protocol. One session, with its pool of connections, for each outbound proxy."""
+    """Speaks Poe's bot protocol. Its connections are kept apart for each address and each outbound proxy."""
 
     def __init__(self, deadlines: Deadlines = _PATIENCE, *, max_event_bytes: int = 8 * 1024 * 1024) -> None:
         self._deadlines = deadlines
         self._max_event_bytes = max_event_bytes
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
-        self._open: set[aiohttp.ClientResponse] = set()
+        self._pool = Pool(Dialer(deadlines.connect))
+        self._sessions: dict[str, aiohttp.ClientSession] = {}  # for uploads, by proxy
 
     async def stream(self, chat: ChatRequest, *, bot: str, key: Key) -> AsyncGenerator[list[Event], None]:
         """Yields what arrived together as one list, and an empty one after `heartbeat` seconds of silence,
@@ -70,98 +91,84 @@ class Poe:
 
         Raises UpstreamError or UserError. Closing it, or cancelling who waits for it, closes the connection.
         """
-        total_at = asyncio.get_running_loop().time() + self._deadlines.total
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        total_at = now + self._deadlines.total
+        beat_at = now + self._deadlines.heartbeat
         with poe_errors.failures_told():
             _check_secret(key)
-            opening = asyncio.create_task(self._begin(chat, bot, key, total_at))
-            try:
-                while not (await asyncio.wait((opening,), timeout=self._deadlines.heartbeat))[0]:
-                    yield []
-            except BaseException:
-                opening.cancel()
-                opening.add_done_callback(_close_unread)
-                # Its connection is closed when this raises: what is settled then holds nothing at Poe.
-                await asyncio.wait((opening,))
-                await asyncio.sleep(0)
-                raise
-            response, first_at = opening.result()
-            self._open.add(response)
+            to = address(key.base_url, key.proxy)
+            files = _files(chat)
+            body = b"" if files else poe_protocol.query(chat, {})
+            free = None if files else self._pool.take(to.target)
+            if free is not None:  # nothing to wait for, so nothing is paid for a task
+                opening = _Opening(free, body, now + self._deadlines.first_event)
+            else:
+                task = asyncio.create_task(self._open(chat, files, body, to, key, total_at))
+                try:
+                    while not (await asyncio.wait((task,), timeout=beat_at - loop.time()))[0]:
+                        yield []
+                        beat_at = loop.time() + self._deadlines.heartbeat
+                except BaseException:
+                    task.cancel()
+                    task.add_done_callback(_close_unasked)
+                    await asyncio.wait((task,))
+                    raise
+                opening = task.result()
+            connection = opening.connection
             answer = Answer(
-                response, SSEReader(self._max_event_bytes), self._deadlines, first_at, total_at, key.secret
+                connection,
+                SSEReader(self._max_event_bytes),
+                self._deadlines,
+                beat_at,
+                opening.first_at,
+                total_at,
+                key.secret,
             )
             try:
-                await _refuse_all_but_events(response, key.secret)
+                connection.ask(_head(to, bot, key.secret, len(opening.body)), opening.body)
+                # An answer may take minutes, and what was asked may be long.
+                del opening, chat
+                while not await answer.has_head():
+                    yield []
+                if connection.status != 200:
+                    raise await _refusal(connection, key.secret)
+                _refuse_all_but_events(connection)
                 while (said := await answer.read()) is not None:
                     yield said
                 if not answer.has_begun:
                     raise UpstreamBroken("the bot's answer ended before it began")
             finally:
-                answer.stop()
-                self._leave(response, is_complete=answer.is_complete)
+                connection.leave(_END_OF_BODY_WAIT if answer.is_complete else 0)
 
     async def close(self) -> None:
         """Closes every connection; streams that still run fail."""
-        for response in tuple(self._open):
-            self._close(response)
+        self._pool.close()
         sessions = tuple(self._sessions.values())
         self._sessions.clear()
         for session in sessions:
             await session.close()
 
-    def _leave(self, response: aiohttp.ClientResponse, *, is_complete: bool) -> None:
-        """Closes the connection, unless the bot said `done` and the body ends within a second.
-
-        When the end arrives, aiohttp puts the connection back into its pool, whether anybody reads or not.
-        """
-        if response.content.is_eof() or not is_complete:
-            self._close(response)
-            return
-        timer = asyncio.get_running_loop().call_later(_END_OF_BODY_WAIT, self._close, response)
-
-        def ended() -> None:
-            timer.cancel()
-            self._open.discard(response)
-
-        response.content.on_eof(ended)
-
-    def _close(self, response: aiohttp.ClientResponse) -> None:
-        response.close()
-        self._open.discard(response)
+    async def _open(
+        self, chat: ChatRequest, files: list[FilePart], body: bytes, to: Address, key: Key, total_at: float
+    ) -> _Opening:
+        """Uploads the files, if there are any: the body is made of their answers then."""
+        if files:
+            async with asyncio.timeout_at(total_at):
+                uploads = await self._upload_all(self._session(key.proxy), files, key)
+            body = poe_protocol.query(chat, uploads)
+        first_at = asyncio.get_running_loop().time() + self._deadlines.first_event
+        connection = self._pool.take(to.target)
+        if connection is None:
+            async with asyncio.timeout_at(min(first_at, total_at)):
+                connection = await self._pool.open(to.target)
+        return _Opening(connection, body, first_at)
 
     def _session(self, proxy: str) -> aiohttp.ClientSession:
         session = self._sessions.get(proxy)
         if session is None:
             session = self._sessions[proxy] = _new_session(proxy, self._deadlines)
         return session
-
-    async def _begin(
-        self, chat: ChatRequest, bot: str, key: Key, total_at: float
-    ) -> tuple[aiohttp.ClientResponse, float]:
-        session = self._session(key.proxy)
-        uploads: dict[FilePart, Uploaded] = {}
-        if files := _files(chat):
-            async with asyncio.timeout_at(total_at):
-                uploads = await self._upload_all(session, files, key)
-        return await self._ask(session, poe_protocol.query(chat, uploads), bot, key, total_at)
-
-    async def _ask(
-        self, session: aiohttp.ClientSession, body: bytes, bot: str, key: Key, total_at: float
-    ) -> tuple[aiohttp.ClientResponse, float]:
-        """The answer's status and headers, and the time by which its first event is due."""
-        first_at = asyncio.get_running_loop().time() + self._deadlines.first_event
-        async with asyncio.timeout_at(min(first_at, total_at)):
-            response = await session.post(
-                key.base_url + quote(bot, safe=""),
-                data=body if len(body) < _LARGE_BODY else io.BytesIO(body),
-                headers={
-                    "Authorization": f"Bearer {key.secret}",
-                    "Accept": "text/event-stream",
-                    "Cache-Control": "no-store",
-                    "Content-Type": "application/json",
-                },
-                allow_redirects=False,
-            )
-        return response, first_at
 
     async def _upload_all(
         self, session: aiohttp.ClientSession, files: list[FilePart], key: Key
@@ -205,30 +212,41 @@ def _files(chat: ChatRequest) -> list[FilePart]:
     return list(dict.fromkeys(part for part in parts if isinstance(part, FilePart) and part.url is None))
 
 
-def _close_unread(opening: asyncio.Task[tuple[aiohttp.ClientResponse, float]]) -> None:
-    """The caller left in the very moment in which the bot answered."""
+def _close_unasked(opening: asyncio.Task[_Opening]) -> None:
+    """The caller left in the very moment in which the connection was there."""
     if not opening.cancelled() and opening.exception() is None:
-        opening.result()[0].close()
+        opening.result().connection.close()
 
 
-async def _refuse_all_but_events(response: aiohttp.ClientResponse, secret: str) -> None:
-    """Raises what a status other than 200 means, or UpstreamBroken for a body that is no event stream."""
-    if response.status != 200:
-        body = await _error_body(response)
-        raise poe_errors.from_status(response.status, response.headers, body, secret)
-    if response.content_type != "text/event-stream":
+def _head(to: Address, bot: str, secret: str, size: int) -> bytes:
+    """Of a question. The one who calls has looked at the secret: it can end no line."""
+    return (
+        f"POST {to.start}{quote(bot, safe='')} HTTP/1.1\r\n{to.headers}{_HEADERS}"
+        f"Authorization: Bearer {secret}\r\nContent-Length: {size}\r\n\r\n"
+    ).encode()
+
+
+def _refuse_all_but_events(connection: Connection) -> None:
+    """Raises UpstreamBroken for a body that is no plain event stream."""
+    headers = connection.headers
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "text/event-stream":
         raise UpstreamBroken("Poe answered with something that is no event stream")
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+    codings = (headers.get("content-encoding", "identity"), headers.get("transfer-encoding", "chunked"))
+    if tuple(coding.lower() for coding in codings) != ("identity", "chunked"):
         raise UpstreamBroken("Poe answered with a compression that nobody asked for")
 
 
-async def _error_body(response: aiohttp.ClientResponse) -> bytes:
-    """As much of it as arrives in time: the status alone says enough."""
+async def _refusal(connection: Connection, secret: str) -> RelayError:
+    """What a status other than 200 means, and as much of its body as arrives in time: the status says enough."""
+    until = asyncio.get_running_loop().time() + _ERROR_BODY_WAIT
+    body = bytearray()
     try:
-        async with asyncio.timeout(_ERROR_BODY_WAIT):
-            return await _beginning(response, poe_errors.MAX_ERROR_BODY)
-    except (OSError, aiohttp.ClientError):
-        return b""
+        while len(body) < poe_errors.MAX_ERROR_BODY and (chunk := await connection.read(until)):
+            body += chunk
+    except UpstreamBroken:
+        pass
+    beginning = bytes(body[: poe_errors.MAX_ERROR_BODY])
+    return poe_errors.from_status(connection.status, connection.headers, beginning, secret)
 
 
 async def _beginning(response: aiohttp.ClientResponse, size: int) -> bytes:
@@ -256,20 +274,10 @@ def _timeouts(deadlines: Deadlines, *, read: float | None = None) -> aiohttp.Cli
     )
 
 
-class _Connection(ResponseHandler):
-    """aiohttp 3.14 wakes its parser after each chunk that is taken, paused or not: half of what taking them costs."""
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-
 def _new_session(proxy: str, deadlines: Deadlines) -> aiohttp.ClientSession:
     """Made on the running loop. Only the arguments decide where it connects: no environment, no cookies."""
     is_socks = proxy.startswith("socks")
     connector = _socks_connector(proxy) if is_socks else aiohttp.TCPConnector(**_POOL)
-    connections = partial(_Connection, loop=asyncio.get_running_loop())
-    connector._factory = cast("partial[ResponseHandler]", connections)
     return aiohttp.ClientSession(
         connector=connector,
         proxy=None if is_socks or not proxy else proxy,
@@ -278,7 +286,6 @@ def _new_session(proxy: str, deadlines: Deadlines) -> aiohttp.ClientSession:
         headers={"User-Agent": "poe-relay", "Accept-Encoding": "identity"},
         auto_decompress=False,
         trust_env=False,
-        read_bufsize=_READ_BUFFER,
     )
 
 

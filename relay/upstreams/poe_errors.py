@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import email.utils
 import math
+import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
+import python_socks
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
@@ -121,7 +124,10 @@ def from_event(data: bytes, secret: str) -> RelayError:
 
 
 def from_status(status: int, headers: Mapping[str, str], body: bytes, secret: str) -> RelayError:
-    """The meaning of an answer that is not 200; `body` is at most its first MAX_ERROR_BODY bytes."""
+    """The meaning of an answer that is not 200; `body` is at most its first MAX_ERROR_BODY bytes.
+
+    The headers have names in small letters, or take them in any.
+    """
     complaint = _complaint_of_body(body)
     verdict = _BY_TYPE.get(complaint.kind) or _BY_STATUS.get(status)
     if verdict is None and status in (400, 413) and complaint.kind == "invalid_request_error":
@@ -129,7 +135,7 @@ def from_status(status: int, headers: Mapping[str, str], body: bytes, secret: st
     if verdict is None:
         verdict = _by_words(complaint.text)
     error = _error(verdict, _shorten(complaint.text, secret), f"Poe answered HTTP {status}")
-    error.retry_after = retry_after(headers.get("Retry-After"))
+    error.retry_after = retry_after(headers.get("retry-after"))
     return error
 
 
@@ -218,8 +224,11 @@ def _first_text(said: dict[str, Any], *names: str) -> str:
 # The first line whose exception fits decides, so the narrow ones come first.
 _FAILURES: tuple[tuple[type[BaseException], type[RelayError], str], ...] = (
     (ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
+    (python_socks.ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
     (ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
+    (python_socks.ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
     (ProxyError, UpstreamBroken, "the outbound proxy refused"),
+    (python_socks.ProxyError, UpstreamBroken, "the outbound proxy refused"),
     (aiohttp.ConnectionTimeoutError, UpstreamTimeout, "no connection to Poe in time"),
     (TimeoutError, UpstreamTimeout, "Poe did not answer in time"),
     (aiohttp.ClientProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
@@ -234,6 +243,9 @@ _FAILURES: tuple[tuple[type[BaseException], type[RelayError], str], ...] = (
     (HttpProcessingError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
     (aiohttp.ClientPayloadError, UpstreamBroken, "the answer was cut off"),
     (aiohttp.ClientError, UpstreamBroken, "the connection to Poe broke"),
+    (ssl.SSLCertVerificationError, UpstreamBroken, "Poe's certificate cannot be trusted"),
+    (ssl.SSLError, UpstreamBroken, "no secure connection to Poe"),
+    (socket.gaierror, UpstreamBroken, "the name of Poe's server cannot be resolved"),
     (OSError, UpstreamBroken, "the connection to Poe broke"),
 )
 _CAUGHT = tuple(kind for kind, _, _ in _FAILURES)

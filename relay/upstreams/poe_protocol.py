@@ -155,8 +155,12 @@ def read(name: str, data: bytes, into: list[Event]) -> None:
 
 
 def _text(data: bytes, into: list[Event]) -> None:
-    said = decode(_said, data, "text")
-    if said.text and not _is_of_another_answer(said.index):
+    """Runs for each word that a bot says."""
+    try:
+        said = _said.decode(data)
+    except (ValueError, RecursionError):
+        said = decode(_said, data, "text")
+    if said.text and (said.index is None or not _is_of_another_answer(said.index)):
         into.append(Text(said.text))
 
 

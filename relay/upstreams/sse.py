@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+# An event as nearly all are. Its length is that of its name, of its data and of the signs around them.
+_ORDINARY = re.compile(rb"event: ([^\n]*)\ndata: ([^\n]*)\n\n")
+_SIGNS = len(b"event: \ndata: \n\n")
 
 
 class EventTooLarge(Exception):
@@ -34,6 +40,11 @@ class SSEReader:
         """The events that are complete with this chunk. Raises EventTooLarge."""
         if self._after_return or b"\r" in chunk:
             chunk = self._with_plain_newlines(chunk)
+        if not self._size and not self._partial and len(chunk) <= self._limit:
+            ordinary = _ORDINARY.findall(chunk)
+            if ordinary and sum([len(name) + len(data) + _SIGNS for name, data in ordinary]) == len(chunk):
+                self._at_start = False
+                return [(name.decode("utf-8", "replace"), data) for name, data in ordinary]
         lines = chunk.split(b"\n")
         rest = lines.pop()
         events: list[tuple[str, bytes]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,10 +34,13 @@ class Upstream:
     port: int = 0
     connections: int = 0
     requests: list[Request] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)  # a client closed its connection
 
-    def key(self, proxy: str = "", *, secret: str = SECRET, host: str = "127.0.0.1") -> Key:
-        root = f"http://{host}:{self.port}/"
+    def key(
+        self, proxy: str = "", *, secret: str = SECRET, host: str = "127.0.0.1", scheme: str = "http"
+    ) -> Key:
+        root = f"{scheme}://{host}:{self.port}/"
         return Key(secret=secret, base_url=root + "bot/", upload_url=root + "poe_api/", proxy=proxy)
 
 
@@ -44,12 +48,13 @@ Script = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def upstream(script: Script) -> AsyncIterator[Upstream]:
+async def upstream(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     """Serves each request by `script` until the client leaves or the script closes the connection."""
     seen = Upstream()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.connections += 1
+        seen.writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while not writer.is_closing():
                 request = await read_request(reader)
@@ -63,7 +68,7 @@ async def upstream(script: Script) -> AsyncIterator[Upstream]:
         seen.left.set()
         writer.close()
 
-    async with listening(serve) as seen.port:
+    async with listening(serve, tls) as seen.port:
         yield seen
 
 
@@ -76,13 +81,16 @@ async def _until_gone(reader: asyncio.StreamReader, seen: Upstream) -> None:
 @contextlib.asynccontextmanager
 async def listening(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     tasks: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
 
     async def tracked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
+        writers.append(writer)
         try:
             await serve(reader, writer)
         except asyncio.CancelledError:
@@ -90,7 +98,7 @@ async def listening(
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(tracked, "127.0.0.1", 0)
+    server = await asyncio.start_server(tracked, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -98,6 +106,9 @@ async def listening(
         for task in tuple(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.001)  # until the loop has closed them
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:
@@ -197,6 +208,31 @@ async def http_proxy() -> AsyncIterator[Proxy]:
             out.close()
 
     async with listening(serve) as seen.port:
+        yield seen
+
+
+@contextlib.asynccontextmanager
+async def connect_proxy(
+    answer: bytes = b"HTTP/1.1 200 Connected\r\n\r\n", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Proxy]:
+    """Opens a way to 127.0.0.1 whatever name is asked for, if its answer is the one that says so."""
+    seen = Proxy()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        seen.asked.append(f"{request.method} {request.target}")
+        seen.authorization.append(request.headers.get("proxy-authorization", ""))
+        writer.write(answer)
+        await writer.drain()
+        if b" 200 " not in answer:
+            if answer:
+                await reader.read()
+            writer.close()
+            return
+        there, out = await asyncio.open_connection("127.0.0.1", int(request.target.rpartition(":")[2]))
+        await asyncio.gather(_pipe(reader, out), _pipe(there, writer))
+
+    async with listening(serve, tls) as seen.port:
         yield seen
 
 

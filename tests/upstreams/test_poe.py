@@ -365,8 +365,13 @@ async def test_it_takes_a_content_type_with_a_charset() -> None:
     assert said == [[Text("a")]]
 
 
-async def test_it_refuses_a_compressed_answer() -> None:
-    error = await refusal(answering(text("a"), content_encoding="gzip"))
+@pytest.mark.parametrize(
+    "headers",
+    [{"content_encoding": "gzip"}, {"transfer_encoding": "gzip, chunked"}],
+    ids=["content", "transfer"],
+)
+async def test_it_refuses_a_compressed_answer(headers: dict[str, str]) -> None:
+    error = await refusal(answering(text("a"), **headers))
 
     assert isinstance(error, UpstreamBroken)
 

@@ -106,6 +106,35 @@ def test_it_refuses_what_grows_over_the_limit(stream: bytes) -> None:
     assert whole.value.events == [("", b"before")]
 
 
+def test_an_ordinary_event_over_the_limit_is_refused() -> None:
+    with pytest.raises(EventTooLarge):
+        read(b"event: text\ndata: " + b"x" * 100 + b"\n\n", limit=64)
+
+
+@pytest.mark.parametrize(
+    ("begun", "events"),
+    [
+        (b"data: a\n", [("text", b"a\nb")]),
+        (b": comment\n", [("text", b"b")]),
+        (b"data: a", [("", b"aevent: text\nb")]),
+        (b"event: text\ndata: a\n\n\xef\xbb\xbf", [("text", b"a"), ("", b"b")]),
+        (b"\n", [("text", b"b")]),
+        (b"", [("text", b"b")]),
+    ],
+)
+def test_an_ordinary_event_after_what_has_begun_before(begun: bytes, events: list[tuple[str, bytes]]) -> None:
+    ordinary = b"event: text\ndata: b\n\n"
+
+    assert read(begun, ordinary) == read(begun + ordinary) == events
+
+
+def test_a_byte_order_mark_after_an_ordinary_event_is_none() -> None:
+    assert read(b"event: text\ndata: a\n\n", b"\xef\xbb\xbfevent: text\ndata: b\n\n") == [
+        ("text", b"a"),
+        ("", b"b"),
+    ]
+
+
 def test_the_limit_is_for_one_event_and_not_for_the_stream() -> None:
     assert len(read(b"data: 0123456789\n\n" * 100, limit=20)) == 100
     assert len(read(*cut(b"data: 0123456789\n\n" * 10, list(range(180))), limit=20)) == 10
