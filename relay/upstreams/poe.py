@@ -9,12 +9,10 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
-from aiohttp_socks import ProxyConnector
 
 from relay.errors import RelayError, UpstreamBroken, UpstreamUnauthorized, UpstreamUnknownBot
 from relay.events import ChatRequest, Event, FilePart
@@ -27,6 +25,10 @@ from .poe_protocol import Uploaded
 from .pool import Pool
 from .sse import SSEReader
 from .targets import Address, address
+
+if TYPE_CHECKING:  # loaded by the first upload: it takes 8 MB
+    import aiohttp
+    from aiohttp_socks import ProxyConnector
 
 __all__ = ["Deadlines", "Key", "Poe"]
 
@@ -269,6 +271,8 @@ def _upload_refused(error: RelayError) -> RelayError:
 
 
 def _timeouts(deadlines: Deadlines, *, read: float | None = None) -> aiohttp.ClientTimeout:
+    import aiohttp
+
     return aiohttp.ClientTimeout(
         total=None, connect=deadlines.connect, sock_connect=deadlines.connect, sock_read=read
     )
@@ -276,6 +280,8 @@ def _timeouts(deadlines: Deadlines, *, read: float | None = None) -> aiohttp.Cli
 
 def _new_session(proxy: str, deadlines: Deadlines) -> aiohttp.ClientSession:
     """Made on the running loop. Only the arguments decide where it connects: no environment, no cookies."""
+    import aiohttp
+
     is_socks = proxy.startswith("socks")
     connector = _socks_connector(proxy) if is_socks else aiohttp.TCPConnector(**_POOL)
     return aiohttp.ClientSession(
@@ -291,6 +297,8 @@ def _new_session(proxy: str, deadlines: Deadlines) -> aiohttp.ClientSession:
 
 def _socks_connector(proxy: str) -> ProxyConnector:
     """As curl reads the schemes: with an `h` the proxy resolves names, without it we do."""
+    from aiohttp_socks import ProxyConnector
+
     scheme, _, rest = proxy.partition("://")
     try:
         return ProxyConnector.from_url(
@@ -302,6 +310,8 @@ def _socks_connector(proxy: str) -> ProxyConnector:
 
 def _form(file: FilePart) -> aiohttp.FormData:
     """Names and types come from clients: whatever could break out of a header is replaced."""
+    import aiohttp
+
     name = (
         "".join("_" if letter in '"\\' or not letter.isprintable() else letter for letter in file.name)
         or "file"

@@ -9,16 +9,15 @@ import email.utils
 import math
 import socket
 import ssl
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NamedTuple
 
-import aiohttp
 import msgspec
 import python_socks
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
 
 from relay.errors import (
     RelayError,
@@ -221,39 +220,55 @@ def _first_text(said: dict[str, Any], *names: str) -> str:
     return next((value for value in values if value and isinstance(value, str)), "")
 
 
+Meanings = tuple[tuple[type[BaseException], type[RelayError], str], ...]
 # The first line whose exception fits decides, so the narrow ones come first.
-_FAILURES: tuple[tuple[type[BaseException], type[RelayError], str], ...] = (
-    (ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
+_FAILURES: Meanings = (
     (python_socks.ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
-    (ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
     (python_socks.ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
-    (ProxyError, UpstreamBroken, "the outbound proxy refused"),
     (python_socks.ProxyError, UpstreamBroken, "the outbound proxy refused"),
-    (aiohttp.ConnectionTimeoutError, UpstreamTimeout, "no connection to Poe in time"),
     (TimeoutError, UpstreamTimeout, "Poe did not answer in time"),
-    (aiohttp.ClientProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
-    (aiohttp.ClientHttpProxyError, UpstreamBroken, "the outbound proxy refused"),
-    (aiohttp.InvalidURL, UpstreamBroken, "the address of Poe or of the outbound proxy cannot be used"),
-    (aiohttp.ClientConnectorCertificateError, UpstreamBroken, "Poe's certificate cannot be trusted"),
-    (aiohttp.ServerFingerprintMismatch, UpstreamBroken, "Poe's certificate cannot be trusted"),
-    (aiohttp.ClientSSLError, UpstreamBroken, "no secure connection to Poe"),
-    (aiohttp.ClientConnectorDNSError, UpstreamBroken, "the name of Poe's server cannot be resolved"),
-    (aiohttp.ClientConnectorError, UpstreamBroken, "cannot reach Poe"),
-    (aiohttp.ClientResponseError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
-    (HttpProcessingError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
-    (aiohttp.ClientPayloadError, UpstreamBroken, "the answer was cut off"),
-    (aiohttp.ClientError, UpstreamBroken, "the connection to Poe broke"),
     (ssl.SSLCertVerificationError, UpstreamBroken, "Poe's certificate cannot be trusted"),
     (ssl.SSLError, UpstreamBroken, "no secure connection to Poe"),
     (socket.gaierror, UpstreamBroken, "the name of Poe's server cannot be resolved"),
     (OSError, UpstreamBroken, "the connection to Poe broke"),
 )
-_CAUGHT = tuple(kind for kind, _, _ in _FAILURES)
+
+
+@cache
+def _failures(has_aiohttp: bool) -> Meanings:
+    return (*_failures_of_uploads(), *_FAILURES) if has_aiohttp else _FAILURES
+
+
+def _failures_of_uploads() -> Meanings:
+    """Only where the first upload has loaded what they are made with: it takes 8 MB."""
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+    from aiohttp_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
+
+    return (
+        (ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
+        (ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
+        (ProxyError, UpstreamBroken, "the outbound proxy refused"),
+        (aiohttp.ConnectionTimeoutError, UpstreamTimeout, "no connection to Poe in time"),
+        (TimeoutError, UpstreamTimeout, "Poe did not answer in time"),
+        (aiohttp.ClientProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
+        (aiohttp.ClientHttpProxyError, UpstreamBroken, "the outbound proxy refused"),
+        (aiohttp.InvalidURL, UpstreamBroken, "the address of Poe or of the outbound proxy cannot be used"),
+        (aiohttp.ClientConnectorCertificateError, UpstreamBroken, "Poe's certificate cannot be trusted"),
+        (aiohttp.ServerFingerprintMismatch, UpstreamBroken, "Poe's certificate cannot be trusted"),
+        (aiohttp.ClientSSLError, UpstreamBroken, "no secure connection to Poe"),
+        (aiohttp.ClientConnectorDNSError, UpstreamBroken, "the name of Poe's server cannot be resolved"),
+        (aiohttp.ClientConnectorError, UpstreamBroken, "cannot reach Poe"),
+        (aiohttp.ClientResponseError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
+        (HttpProcessingError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
+        (aiohttp.ClientPayloadError, UpstreamBroken, "the answer was cut off"),
+        (aiohttp.ClientError, UpstreamBroken, "the connection to Poe broke"),
+    )
 
 
 def from_exception(failure: BaseException) -> RelayError:
     """The meaning of what aiohttp, a proxy or the system raised."""
-    for kind, error, message in _FAILURES:
+    for kind, error, message in _failures("aiohttp" in sys.modules):
         if isinstance(failure, kind):
             return error(message)
     return UpstreamBroken("the connection to Poe broke")
@@ -264,5 +279,7 @@ def failures_told() -> Iterator[None]:
     """Raises ours for theirs. Theirs is not shown as the cause: it prints headers, the key among them."""
     try:
         yield
-    except _CAUGHT as failure:
+    except Exception as failure:
+        if not isinstance(failure, tuple(kind for kind, _, _ in _failures("aiohttp" in sys.modules))):
+            raise
         raise from_exception(failure) from None
