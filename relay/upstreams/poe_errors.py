@@ -266,12 +266,12 @@ def _failures_of_uploads() -> Meanings:
     )
 
 
-def from_exception(failure: BaseException) -> RelayError:
-    """The meaning of what aiohttp, a proxy or the system raised."""
+def _meaning(failure: Exception) -> RelayError | None:
+    """Of what a library, a proxy or the system raised; None for what is ours, or a bug."""
     for kind, error, message in _failures("aiohttp" in sys.modules):
         if isinstance(failure, kind):
             return error(message)
-    return UpstreamBroken("the connection to Poe broke")
+    return None
 
 
 @contextmanager
@@ -280,6 +280,7 @@ def failures_told() -> Iterator[None]:
     try:
         yield
     except Exception as failure:
-        if not isinstance(failure, tuple(kind for kind, _, _ in _failures("aiohttp" in sys.modules))):
+        meaning = _meaning(failure)
+        if meaning is None:
             raise
-        raise from_exception(failure) from None
+        raise meaning from None
