@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from django.db import connections
 
-from bench.faults import floods, readers, rig, smuggling
+from bench.faults import floods, readers, smuggling
 from bench.faults.rig import Findings, Site
-from tests.conftest import database_url
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture
-async def site(transactional_db: None, tmp_path: Path) -> AsyncIterator[Site]:
-    kind = rig.SQLITE if connections["default"].vendor == "sqlite" else rig.POSTGRES
-    async with rig.site(kind, database_url(), tmp_path) as fresh:
-        yield fresh
-
-
-@pytest.fixture
-def findings() -> Findings:
-    return Findings()
 
 
 async def test_who_never_reads_is_cut_and_what_fails_in_the_middle_hangs_nobody(

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import pytest
-import pytest_asyncio
-from django.db import connections
 
 from bench.faults import disconnects, kills, limits, rig
 from bench.faults.rig import Findings, Leaving, Site, Upstream
 from relay import counting
-from tests.conftest import database_url
 
 pytestmark = pytest.mark.asyncio
-
-
-@pytest_asyncio.fixture
-async def site(transactional_db: None, tmp_path: Path) -> AsyncIterator[Site]:
-    """A data directory of its own: what a killed server leaves there is nobody else's."""
-    kind = rig.SQLITE if connections["default"].vendor == "sqlite" else rig.POSTGRES
-    async with rig.site(kind, database_url(), tmp_path) as fresh:
-        yield fresh
-
-
-@pytest.fixture
-def findings() -> Findings:
-    return Findings()
 
 
 async def test_limits_are_exact_over_two_processes(site: Site, findings: Findings) -> None:
