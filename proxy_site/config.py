@@ -48,7 +48,13 @@ OLD_KEYS = {
     "cool-down",
 }
 OLD_KEYS |= {"simulate-roles", "bot_names", "gateway", "gateway-port"}
-SECRETS = ("secrets__secret_key", "secrets__encryption_key", "database__url")
+SECRETS = (
+    "secrets__secret_key",
+    "secrets__encryption_key",
+    "database__url",
+    "alerts__webhook_url",
+    "mail__password",
+)
 
 
 class ConfigError(Exception):
@@ -103,6 +109,12 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _webhook_url(value: SecretStr) -> SecretStr:
+    if value.get_secret_value():
+        _http_url(value.get_secret_value())
+    return value
+
+
 def _time_zone(value: str) -> str:
     if value not in available_timezones():
         raise ValueError("must be a time zone such as Asia/Shanghai")
@@ -149,6 +161,7 @@ Url = Annotated[str, AfterValidator(_http_url)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 Origin = Annotated[str, AfterValidator(_origin)]
 Proxy = Annotated[str, AfterValidator(_proxy)]
+WebhookUrl = Annotated[SecretStr, AfterValidator(_webhook_url)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -203,8 +216,29 @@ class Relay(Section):
     keep_alive_seconds: Seconds = 15
     default_output_tokens: Annotated[int, Field(ge=1)] = 4096
     default_points: Annotated[int, Field(ge=1)] = 100
-    tries: Annotated[int, Field(ge=1, le=20)] = 3
     token_overlap_hours: Annotated[float, Field(ge=0, le=8760)] = 24
+
+
+class Pool(Section):
+    tries: Annotated[int, Field(ge=1, le=20)] = 5
+    queue_seconds: Annotated[float, Field(ge=0, le=600)] = 10
+    poll_seconds: Annotated[float, Field(ge=10, le=86400)] = 300
+    points_per_usd: Annotated[float, Field(gt=0, le=10_000_000)] = 33_333
+    upload_cache_hours: Annotated[float, Field(ge=0, le=8760)] = 24
+
+
+class Alerts(Section):
+    webhook_url: WebhookUrl = SecretStr("")
+    emails: list[str] = []
+
+
+class Mail(Section):
+    host: str = ""
+    port: Port = 587
+    user: str = ""
+    password: SecretStr = SecretStr("")
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    sender: str = "poe-relay@localhost"
 
 
 class Demo(Section):
@@ -228,6 +262,9 @@ class Config(BaseSettings):
     secrets: Secrets = Secrets()
     poe: Poe = Poe()
     relay: Relay = Relay()
+    pool: Pool = Pool()
+    alerts: Alerts = Alerts()
+    mail: Mail = Mail()
     demo: Demo = Demo()
     log: Log = Log()
     bot: dict[str, str] | None = None
@@ -244,7 +281,10 @@ class Config(BaseSettings):
         assert isinstance(env_settings, EnvSettingsSource)
         # `..._FILE` names the file that holds a secret; it is no key of its own (see _take_secret_file).
         files = {f"{PREFIX}{name}_FILE".lower() for name in SECRETS}
-        lists = {f"{PREFIX}server__{name}".lower() for name in ("trusted_proxies", "metrics_networks")}
+        lists = {
+            f"{PREFIX}{name}".lower()
+            for name in ("server__trusted_proxies", "server__metrics_networks", "alerts__emails")
+        }
         env_settings.env_vars = {
             name: _as_json_list(value) if name.lower() in lists else value
             for name, value in env_settings.env_vars.items()

@@ -83,6 +83,10 @@ class AccountEntry:
     base_url: str
     upload_url: str
     limits: Limits
+    # Whose own it is, if it serves one person alone.
+    user_id: int | None = None
+    counts_in_budgets: bool = True
+    own_use: str = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,7 +474,10 @@ def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
 
 
 def _load_accounts(ids: set[int] | None) -> Iterable[tuple[int, AccountEntry]]:
-    columns = ("id", "name", "team_id", "enabled", "is_demo", "base_url", "upload_url")
+    columns = (
+        *("id", "name", "team_id", "user_id", "enabled", "is_demo", "base_url", "upload_url"),
+        *("counts_in_budgets", "own_use"),
+    )
     for row in _rows(PoeAccount, ids).values(*columns, "requests_per_minute"):
         row["limits"] = Limits.of(row.pop("requests_per_minute"), None, None)
         yield row["id"], AccountEntry(**row)

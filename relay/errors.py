@@ -25,7 +25,9 @@ RelayError                      500 internal_error
     ├── UpstreamRateLimited     429 Poe says too many requests for this account
     ├── UpstreamUnknownBot      502 Poe has no such bot (404)
     ├── UpstreamTimeout         504 a deadline passed
-    └── UpstreamBroken          502 unreachable, 5xx, cut off, or it sent what nobody can read
+    └── UpstreamBroken          502 cut off, or it sent what nobody can read
+        ├── UpstreamUnreachable 502 no connection to Poe by this key's way, or it broke before an answer
+        └── UpstreamFailed      502 Poe answered with 5xx
 
 Messages name the thing and never hold a key, a token or an upstream's raw text beyond what a bot says to its user.
 """
@@ -177,3 +179,11 @@ class UpstreamTimeout(UpstreamError):
 
 class UpstreamBroken(UpstreamError):
     code = "upstream_broken"
+
+
+class UpstreamUnreachable(UpstreamBroken):
+    code = "upstream_unreachable"
+
+
+class UpstreamFailed(UpstreamBroken):
+    code = "upstream_failed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
@@ -42,6 +42,7 @@ from relay.ledger import (
 from relay.ledger.opening import open_ledger
 from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
+from relay.pool import Failure, Keeper, Queue, Tier, Trial
 from relay.transcript import Transcript
 from relay.upstreams.poe import Deadlines, Key, Poe
 from relay.visit import Visit
@@ -56,6 +57,8 @@ EXTENSION_TOKENS, EXTENSION_SHARE = 512, 4
 LEAST_TOKENS = 64
 # So far an answer goes beyond its reservation while the database cannot be asked.
 MOST_BEYOND_TOKENS = 4096
+# What counts in nobody's budget.
+FREE = RateCard()
 # No bot answers with more; what a client asks for beyond is reserved in steps, if it ever comes.
 MOST_RESERVED_TOKENS = 1_000_000
 
@@ -72,6 +75,18 @@ class Asking:
     visit: Visit = field(default_factory=Visit)
 
 
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A request with its record written: by whom, of what, and with which keys it may be asked."""
+
+    admission: Admission
+    admitted: Admitted
+    rates: RateCard
+    caller: Caller
+    mapping: Mapping
+    tiers: list[Tier]
+
+
 class Relay:
     """What one process relays with: its directory, its ledger, its connections to Poe. Started on first use."""
 
@@ -81,6 +96,8 @@ class Relay:
         self._starting = asyncio.Lock()
         self._ledger: Ledger | None = None
         self._unknown_rates = RateCard(request=config.relay.default_points * 10_000)
+        self.queue = Queue(config.pool.queue_seconds)
+        self.keeper = Keeper()
         self.poe = Poe(
             Deadlines(
                 connect=config.poe.connect_seconds,
@@ -126,6 +143,7 @@ class Relay:
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
             self._ledger = None
+        await asyncio.to_thread(self.keeper.close)
         self.directory.close()
 
     # The story.
@@ -155,23 +173,34 @@ class Relay:
         began = time.perf_counter()
         asking.visit.model, asking.visit.streamed = chat.model, chat.stream
         prompt_tokens = await counting.count_prompt(chat)
-        admission, admitted, caller, mapping, keys = await self._admit(asking, caller, chat, prompt_tokens)
-        answer = Answer(self, admission, admitted, self._rates(mapping), chat.max_tokens, began, asking.visit)
+
+        async def admit(is_queued: bool) -> _Accepted:
+            return await self._admit(asking, caller, chat, prompt_tokens, is_queued)
+
+        accepted = await self.queue.admit(lambda: self._keys_of(caller, chat), admit)
+        answer = Answer(self, accepted, chat.max_tokens, began, asking.visit)
         try:
-            await self._open(answer, chat, caller, mapping, keys)
+            await self._open(answer, chat, accepted)
         except BaseException as exc:
             answer.end(exc)
             raise
         return answer
 
+    def _keys_of(self, caller: Caller, chat: ChatRequest) -> frozenset[int]:
+        try:
+            mapping = mappings.resolve(self.directory, chat.model, caller)
+            return frozenset(key.id for key in pool.order(self.directory, mapping, caller, b""))
+        except RelayError:
+            return frozenset()  # it will be told when it asks
+
     async def _admit(
-        self, asking: Asking, caller: Caller, chat: ChatRequest, prompt_tokens: int
-    ) -> tuple[Admission, Admitted, Caller, Mapping, list[KeyEntry]]:
+        self, asking: Asking, caller: Caller, chat: ChatRequest, prompt_tokens: int, is_queued: bool
+    ) -> _Accepted:
         """Look up and write down. The look-up counts only if the directory did not change until it was written."""
         for _try in range(ADMIT_TRIES):
             try:
                 mapping = mappings.resolve(self.directory, chat.model, caller)
-                keys = pool.order(self.directory, mapping, caller, pool.conversation_of(caller, chat))
+                tiers = pool.tiers(self.directory, mapping, caller, pool.conversation_of(caller, chat))
             except (UnknownModel, NoKeyAvailable):
                 # Never refused from an old snapshot, nor for what the caller might not do as of an old one.
                 await self.directory.refresh()
@@ -183,45 +212,65 @@ class Relay:
                 # The directory moved on while the body was read: who asks is looked up again, and what answers.
                 caller = await self.caller(asking)
                 continue
-            candidates = self._candidates(keys)
-            if not candidates:
-                raise NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
-            admission = _admission(
-                asking,
-                caller,
-                chat,
-                mapping,
-                self._reservations(caller, chat, mapping, prompt_tokens),
-                candidates,
-            )
             asked_at = time.perf_counter()
             try:
-                admitted = await self.ledger.admit(admission)
+                return await self._admit_with(tiers, asking, caller, chat, mapping, prompt_tokens, is_queued)
             except Stale:
                 await self.directory.refresh()
                 caller = await self.caller(asking)
                 continue
             finally:
                 asking.visit.admit_seconds = time.perf_counter() - asked_at
-            return admission, admitted, caller, mapping, keys
         raise Unavailable("The relay's settings are changing right now. Try again.", retry_after=1)
 
-    async def _open(
-        self, answer: Answer, chat: ChatRequest, caller: Caller, mapping: Mapping, keys: list[KeyEntry]
-    ) -> None:
+    async def _admit_with(
+        self,
+        tiers: list[Tier],
+        asking: Asking,
+        caller: Caller,
+        chat: ChatRequest,
+        mapping: Mapping,
+        prompt_tokens: int,
+        is_queued: bool,
+    ) -> _Accepted:
+        """With a key of the first tier that has one free."""
+        failure: RelayError | None = None
+        for number, tier in enumerate(tiers):
+            rates = self._rates(mapping, tier)
+            admission = _admission(
+                asking,
+                caller,
+                chat,
+                mapping,
+                self._reservations(caller, chat, mapping, prompt_tokens, rates),
+                self._candidates(tier.keys),
+                accounting=_accounting(tier),
+                is_queued=is_queued or number + 1 < len(tiers),
+            )
+            try:
+                admitted = await self.ledger.admit(admission)
+                return _Accepted(admission, admitted, rates, caller, mapping, tiers)
+            except (AllKeysBusy, NoKeyAvailable) as exc:
+                if not isinstance(failure, AllKeysBusy):
+                    failure = exc
+        assert failure is not None
+        raise failure
+
+    async def _open(self, answer: Answer, chat: ChatRequest, accepted: _Accepted) -> None:
         """Await the first events: from the next key if one fails, then from the mapping's fallback models.
 
         Nothing has been sent to the client yet. What the user caused is no UpstreamError and is tried once.
         """
+        mapping, caller = accepted.mapping, accepted.caller
         try:
-            return await self._open_one(answer, chat, mapping, keys)
+            return await self._open_one(answer, chat, mapping, accepted.tiers)
         except UpstreamError as exc:
             failure = exc
         for model in mapping.fallback_models:
             try:
                 other = mappings.resolve(self.directory, model, caller)
-                keys = pool.order(self.directory, other, caller, pool.conversation_of(caller, chat))
-                return await self._open_one(answer, chat, other, keys, fallback=model)
+                tiers = pool.tiers(self.directory, other, caller, pool.conversation_of(caller, chat))
+                return await self._open_one(answer, chat, other, tiers, fallback=model)
             except RelayError as exc:
                 log.warning("request %s: fallback %r: %s", answer.admission.request_id, model, exc.code)
         raise failure
@@ -231,47 +280,69 @@ class Relay:
         answer: Answer,
         chat: ChatRequest,
         mapping: Mapping,
-        keys: list[KeyEntry],
+        tiers: list[Tier],
         fallback: str | None = None,
     ) -> None:
         """The admission claimed a slot for the first try; each further one claims another before it asks."""
-        failure: RelayError | None = None
+        failures: list[Failure] = []
         prompt = prompting.for_bot(chat, mapping)
-        left = {key.id: key for key in keys}
+        left = {key.id: key for tier in tiers for key in tier.keys}
         has_slot = fallback is None
-        for _try in range(min(self.config.relay.tries, len(keys))):
+        for _try in range(min(self.config.pool.tries, len(left))):
             if not has_slot:
                 try:
-                    await answer.move(
-                        self._candidates(list(left.values())), mapping.bot, self._rates(mapping)
-                    )
+                    await self._move(answer, mapping, tiers, left)
                 except AllKeysBusy:
                     raise  # trying again will help
                 except RelayError as exc:
-                    raise failure or exc from None
+                    raise failures[-1][1] if failures else exc from None
             has_slot = False
             key = left.pop(answer.key_id)
             account = self.directory.accounts.get(key.account_id)
             if account is None:  # removed since this request was admitted
                 continue
+            trial = Trial(self.keeper, key, is_probe=answer.is_probe, instead_of=failures)
             stream = self.poe.stream(prompt, bot=mapping.bot, key=self._credential(key, account))
             try:
-                return await answer.begin(stream, mapping, fallback)
-            except (UpstreamUnknownBot, UpstreamTimeout):
-                raise  # another key asks the same bot, and waits as long
+                return await answer.begin(stream, mapping, fallback, trial)
+            except UpstreamUnknownBot:
+                raise  # another key asks the same bot
             except UpstreamError as exc:
                 log.warning("request %s: Poe key %r: %s", answer.admission.request_id, key.name, exc.code)
-                failure = exc
+                if isinstance(exc, UpstreamTimeout) and any(
+                    isinstance(e, UpstreamTimeout) for _, e, _ in failures
+                ):
+                    raise  # two keys in vain: it is the bot
+                failures.append((key, exc, trial.asked_at))
+        raise (
+            failures[-1][1]
+            if failures
+            else NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
+        )
+
+    async def _move(
+        self, answer: Answer, mapping: Mapping, tiers: list[Tier], left: dict[int, KeyEntry]
+    ) -> None:
+        """To a key of the first tier that has one left and free, or raise a RelayError."""
+        failure: RelayError | None = None
+        for tier in tiers:
+            if keys := [key for key in tier.keys if key.id in left]:
+                try:
+                    return await answer.move(
+                        self._candidates(keys), mapping.bot, self._rates(mapping, tier), _accounting(tier)
+                    )
+                except (AllKeysBusy, NoKeyAvailable) as exc:
+                    failure = exc
         raise failure or NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
 
-    def _rates(self, mapping: Mapping) -> RateCard:
-        return mapping.rates or self._unknown_rates
+    def _rates(self, mapping: Mapping, tier: Tier) -> RateCard:
+        """What counts in the caller's budgets: nothing of what is asked with a key of their own."""
+        return (mapping.rates or self._unknown_rates) if tier.counts_in_budgets else FREE
 
     def _reservations(
-        self, caller: Caller, chat: ChatRequest, mapping: Mapping, prompt_tokens: int
+        self, caller: Caller, chat: ChatRequest, mapping: Mapping, prompt_tokens: int, rates: RateCard
     ) -> tuple[Reservation, ...]:
         """What the answer may need: as the client says, or else a guess; if that is too much, enough to begin with."""
-        rates = self._rates(mapping)
         images = 1 if rates.image else 0
         if chat.max_tokens is not None:
             return (reserve(rates, prompt_tokens, min(chat.max_tokens, MOST_RESERVED_TOKENS), images),)
@@ -283,7 +354,7 @@ class Relay:
         sizes = (guess, EXTENSION_TOKENS) if guess > EXTENSION_TOKENS else (guess,)
         return tuple(reserve(rates, prompt_tokens, tokens, images) for tokens in sizes)
 
-    def _candidates(self, keys: list[KeyEntry]) -> tuple[Candidate, ...]:
+    def _candidates(self, keys: Iterable[KeyEntry]) -> tuple[Candidate, ...]:
         accounts = self.directory.accounts
         return tuple(
             Candidate(key.id, key.name, key.limits, key.account_id, accounts[key.account_id].limits)
@@ -307,6 +378,9 @@ def _admission(
     mapping: Mapping,
     reservations: tuple[Reservation, ...],
     candidates: tuple[Candidate, ...],
+    *,
+    accounting: str,
+    is_queued: bool,
 ) -> Admission:
     return Admission(
         version=caller.version,
@@ -325,7 +399,13 @@ def _admission(
         streamed=chat.stream,
         reservations=reservations,
         candidates=candidates,
+        accounting=accounting,
+        is_queued=is_queued,
     )
+
+
+def _accounting(tier: Tier) -> str:
+    return "estimated" if tier.counts_in_budgets else "own"
 
 
 class Answer:
@@ -338,25 +418,24 @@ class Answer:
     def __init__(
         self,
         relay: Relay,
-        admission: Admission,
-        admitted: Admitted,
-        rates: RateCard,
+        accepted: _Accepted,
         max_tokens: int | None,
         began: float,
         visit: Visit,
     ) -> None:
+        admission, admitted = accepted.admission, accepted.admitted
         self.admission = admission
         self._visit = visit
         self.rate_limits = admitted.rate_limits
         self._slots_are_scarce = admitted.slots_are_scarce
-        self.key_id = admitted.key_id
+        self.key_id, self.is_probe = admitted.key_id, admitted.is_probe
         # The fallback model that answers instead of the one asked for, if any.
         self.fallback_model: str | None = None
         self.usage = Usage(admitted.reservation.prompt_tokens, 0)
         self._ledger = relay.ledger
         self._directory = relay.directory
         self._bot = admission.bot
-        self._rates = rates
+        self._rates = accepted.rates
         self._reserved = admitted.reservation
         self._max_tokens = max_tokens
         self._began = began
@@ -367,6 +446,7 @@ class Answer:
         self._meter = OutputMeter(max_tokens)
         self._bound_by(self._reserved)
         self._stream: AsyncGenerator[list[Event], None] | None = None
+        self._trial: Trial | None = None
         self._first: list[Event] | None = None
         self._finish: Finish | None = None
         self._has_ended = False
@@ -374,21 +454,30 @@ class Answer:
         # A larger reservation was refused: the answer ends with the one it has.
         self._is_at_its_end = False
 
-    async def move(self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard) -> None:
+    async def move(
+        self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard, accounting: str
+    ) -> None:
         """Claim another Poe key's slot and let go of the one it has, or raise a RelayError."""
         wanted = reserve(
             rates, self._reserved.prompt_tokens, self._reserved.output_tokens, 1 if rates.image else 0
         )
-        self.key_id = (await self._change(wanted, candidates, bot)).key_id
+        admitted = await self._change(wanted, candidates, bot, accounting)
+        self.key_id, self.is_probe = admitted.key_id, admitted.is_probe
         self._bot, self._rates, self._reserved = bot, rates, wanted
         self._bound_by(self._reserved)
 
     async def _change(
-        self, wanted: Reservation, candidates: tuple[Candidate, ...] = (), bot: str = ""
+        self,
+        wanted: Reservation,
+        candidates: tuple[Candidate, ...] = (),
+        bot: str = "",
+        accounting: str = "",
     ) -> Admitted:
         asked = self.admission
         limits = self._directory.limits_of(asked.token_id, asked.user_id, asked.team_id)
-        return await self._ledger.change(Change(asked, self.key_id, wanted, candidates, bot, limits))
+        return await self._ledger.change(
+            Change(asked, self.key_id, wanted, candidates, bot, limits, accounting)
+        )
 
     def _bound_by(self, reservation: Reservation) -> None:
         if self._is_bounded:
@@ -396,14 +485,18 @@ class Answer:
             self._meter.images_limit = reservation.images if self._rates.image else None
 
     async def begin(
-        self, stream: AsyncGenerator[list[Event], None], mapping: Mapping, fallback: str | None
+        self,
+        stream: AsyncGenerator[list[Event], None],
+        mapping: Mapping,
+        fallback: str | None,
+        trial: Trial,
     ) -> None:
         """Await the first events of this stream; on failure another stream may be begun.
 
         Where the client is sent nothing before the end, a heartbeat is no event. A streamed answer begins with it: after
         so long a silence a true status later is worth less than a connection that no proxy cuts.
         """
-        self._stream = stream
+        self._stream, self._trial = stream, trial
         self._transcript = Transcript(mapping.replace_policy)
         self.fallback_model = fallback
         try:
@@ -416,6 +509,8 @@ class Answer:
             self._note(exc)
             await self._close_stream()
             raise
+        if self._first or self._has_ended:
+            trial.answered()
 
     def __aiter__(self) -> AsyncIterator[list[Event]]:
         return self._events()
@@ -449,6 +544,8 @@ class Answer:
                 self.end(failure)
 
     def _note(self, exc: BaseException) -> None:
+        if self._trial is not None:
+            self._trial.ended(exc)
         if isinstance(exc, UpstreamError):
             self._visit.upstream_errors += (exc.code,)
 
@@ -456,6 +553,8 @@ class Answer:
         """What of this is new to the client. A Finish is kept back: it is said last, once the upstream has ended."""
         if batch and self._first_byte_ms is None:
             self._first_byte_ms = self._elapsed()
+            if self._trial is not None:
+                self._trial.answered()
         heard: list[Event] = []
         for event in batch:
             if isinstance(event, Finish):

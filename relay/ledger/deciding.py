@@ -18,6 +18,7 @@ from relay.errors import (
     BadRequest,
     BudgetExceeded,
     GivenUp,
+    NoKeyAvailable,
     RateLimited,
     RelayError,
     Unavailable,
@@ -42,6 +43,9 @@ log = logging.getLogger(__name__)
 RefusalKey = tuple[datetime, int, int, int, str]
 WHOSE = ("this access token", "the owner of this access token", "the team")
 BUSY_WAIT = 1.0
+# Points come back when somebody buys some or the account's cycle begins anew: not soon.
+BLOCKED_WAIT = 300.0
+NOTHING = Reservation(0, 0, 0, 0)
 NO_RATE_LIMITS = RateLimits()
 
 
@@ -74,6 +78,7 @@ class Row:
     bot: str
     key_id: int
     key_name: str
+    accounting: str
     day_ends: int
     month_ends: int
     own_day_ends: int
@@ -279,10 +284,12 @@ def admit(page: Page, admission: Admission) -> Answer:
 
 
 def _take(page: Page, admission: Admission, reservation: Reservation, found: list[Meter]) -> Answer:
-    candidate = _claim(page, admission.candidates)
-    if isinstance(candidate, AllKeysBusy):
-        candidate.rate_limits = standing(found, admission.limits)
-        return candidate
+    claimed = _claim(page, admission.candidates)
+    if isinstance(claimed, RelayError):
+        if isinstance(claimed, RateLimited):
+            claimed.rate_limits = standing(found, admission.limits)
+        return claimed
+    candidate, is_probe = claimed
     for meter, limits in zip(found, admission.limits, strict=True):
         rules.take_request(meter, limits)
         rules.add_tokens(meter, limits, reservation.tokens)
@@ -292,28 +299,38 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
     page.changed(found)
     key = page.meter(f"key:{candidate.key_id}")
     scarce = rules.is_scarce(key, candidate.key_limits) or any(map(rules.is_scarce, found, admission.limits))
-    admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce)
+    admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce, is_probe)
     page.inserted.append(_row(page.process, admission, reservation, candidate, found))
     return admitted
 
 
-def _claim(page: Page, candidates: tuple[Candidate, ...]) -> Candidate | AllKeysBusy:
-    """The first key with a slot free, taken."""
-    wait = 60.0
-    nothing = Reservation(0, 0, 0, 0)
+def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bool] | RelayError:
+    """The first key with a slot free, taken, and whether it is tried after a block."""
+    wait = math.inf
     for candidate in candidates:
         key, account = page.meter(f"key:{candidate.key_id}"), page.meter(f"account:{candidate.account_id}")
+        if (until := max(key.blocked_until, account.blocked_until)) > page.now:
+            if until < rules.NEVER:
+                wait = min(wait, (until - page.now) / rules.SECOND)
+            continue
         rules.drain(key, candidate.key_limits, page.now)
         rules.drain(account, candidate.account_limits, page.now)
         limits = (candidate.key_limits, candidate.account_limits)
-        refusals = _refusals([key, account], limits, nothing, rules.RULES)
+        refusals = _refusals([key, account], limits, NOTHING, rules.RULES)
         if not refusals:
             rules.take_request(key, candidate.key_limits)
             rules.take_request(account, candidate.account_limits)
             key.in_flight += 1
+            for blocked in (key, account) if until else ():
+                blocked.blocked_until = page.now + rules.PROBE if blocked.blocked_until else 0
             page.changed((key, account))
-            return candidate
+            return candidate, bool(until)
         wait = min(wait, max(each.wait_seconds for _whose, each in refusals))
+    if wait == math.inf:
+        return NoKeyAvailable(
+            "All Poe keys that may serve you are retired or out of points. Ask your administrator.",
+            retry_after=BLOCKED_WAIT,
+        )
     return AllKeysBusy("All Poe keys are busy. Try again shortly.", retry_after=max(BUSY_WAIT, wait))
 
 
@@ -342,6 +359,7 @@ def _row(
         bot=admission.bot,
         key_id=candidate.key_id,
         key_name=candidate.key_name,
+        accounting=admission.accounting,
         first_byte_ms=None,
         total_ms=None,
         request_id=admission.request_id,
@@ -368,12 +386,17 @@ def change_(page: Page, change: Change) -> Answer:
     )
     for meter, its in zip(found, limits, strict=True):
         rules.drain(meter, its, page.now)
-    refused: RateLimited | None = None
+    refused: RelayError | None = None
+    is_probe = False
     if more.tokens or more.points:
         periods.turn(token, user, team, change.admission.time_zone, page.now)
         refused = _refusal([_as_of(row, meter) for meter in found], limits, more, rules.EXTENSION_RULES)
     if refused is None and change.candidates:
-        refused = _change_key(page, row, change.candidates)
+        claimed = _change_key(page, row, change.candidates)
+        if isinstance(claimed, RelayError):
+            refused = claimed
+        else:
+            is_probe = claimed
     if refused is not None:
         return refused
     if more.points:
@@ -384,9 +407,10 @@ def change_(page: Page, change: Change) -> Answer:
     row.completion_tokens += more.output_tokens
     row.points += more.points
     row.bot = change.bot or row.bot
+    row.accounting = change.accounting or row.accounting
     page.changed(found)
     page.updated[row.id] = row
-    return Admitted(row.key_id, wanted, NO_RATE_LIMITS)
+    return Admitted(row.key_id, wanted, NO_RATE_LIMITS, is_probe=is_probe)
 
 
 def _as_of(row: Row, meter: Meter) -> Meter:
@@ -408,18 +432,19 @@ def _move_to_running_periods(row: Row, token: Meter, user: Meter, team: Meter) -
     row.day_ends, row.month_ends = team.day_ends, team.month_ends
 
 
-def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> AllKeysBusy | None:
-    """The slot that it has may be the one that it gets: it is let go of first."""
+def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> bool | RelayError:
+    """Whether the new key is tried after a block. The slot that it has may be the one that it gets: it is let go of first."""
     old = page.meter(f"key:{row.key_id}")
     held = min(1, old.in_flight)
     old.in_flight -= held
     claimed = _claim(page, candidates)
-    if isinstance(claimed, AllKeysBusy):
+    if isinstance(claimed, RelayError):
         old.in_flight += held
         return claimed
     page.changed([old])
-    row.key_id, row.key_name = claimed.key_id, claimed.key_name
-    return None
+    candidate, is_probe = claimed
+    row.key_id, row.key_name = candidate.key_id, candidate.key_name
+    return is_probe
 
 
 # Refusing.

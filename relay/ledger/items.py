@@ -81,6 +81,10 @@ class Admission:
     streamed: bool
     reservations: tuple[Reservation, ...]
     candidates: tuple[Candidate, ...]
+    # "own" on a Poe key that the caller brought along, else "estimated".
+    accounting: str = "estimated"
+    # If all keys are busy it is asked again: that is no refusal yet.
+    is_queued: bool = False
     id: uuid.UUID = field(default_factory=new_id)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -94,13 +98,15 @@ class Admission:
 class Admitted:
     """What an admission got: a Poe key's slot and a reservation; and how its limits stand now.
 
-    Where slots are scarce, of the caller or of the key, this one is wanted back at once.
+    Where slots are scarce, of the caller or of the key, this one is wanted back at once. A probe is the first to ask a
+    key that was blocked: how it fares decides whether others may.
     """
 
     key_id: int
     reservation: Reservation
     rate_limits: RateLimits
     slots_are_scarce: bool = False
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +123,8 @@ class Change:
     candidates: tuple[Candidate, ...] = ()
     bot: str = ""
     limits: tuple[Limits, Limits, Limits] | None = None
+    # Empty: as it is.
+    accounting: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,10 @@ SECOND = 1_000_000
 CLOCK_STEP = 5 * SECOND
 # When a request in flight will end is unknown: come back soon.
 IN_FLIGHT_WAIT = 1.0
+# A block without an end.
+NEVER = 1 << 62
+# So long a request that tries a blocked key keeps others from trying it too, unless its answer comes before.
+PROBE = 60 * SECOND
 # A limit of nothing at all never ends by waiting.
 NEVER_WAIT = 60.0
 
@@ -35,6 +39,9 @@ class Meter:
     day_points: int = 0
     month_ends: int = 0
     month_points: int = 0
+    # Of a Poe key or account: microseconds before which it is not asked. From then on one request at a time tries it,
+    # until `relay.pool` says that it is well again (0). NEVER: until somebody acts.
+    blocked_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,9 @@ TYPES = {
     "tokens_estimated": "bool",
     **dict.fromkeys(("in_flight", "prompt_tokens", "completion_tokens", "images"), "int"),
     **dict.fromkeys(("first_byte_ms", "total_ms"), "int"),
-    **dict.fromkeys(("model", "outcome", "error_code", "finish_reason", "bot", "key_name"), "text"),
+    **dict.fromkeys(
+        ("model", "outcome", "error_code", "finish_reason", "bot", "key_name", "accounting"), "text"
+    ),
     **dict.fromkeys(("request_id", "token_prefix", "user_name", "team_name", "wire", "process"), "text"),
     '"limit"': "text",
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +13,9 @@ from django.db import connection, transaction
 from django.db.models import Model, Q, QuerySet
 
 from accounts.models import AccessToken, Team, User
-from relay.ledger.verify import NOW
 from relay.models import Meter, PoeAccount, PoeKey, Pruning, UsageRecord
+from relay.turn import now as moment
+from relay.turn import transaction_in_turn, turn
 
 # No transaction is to take more than 50 ms; what fits is found out while it goes on.
 GOAL_SECONDS = 0.01
@@ -46,7 +45,7 @@ def prune(before: datetime) -> Pruned:
     That one is open, or counts in a budget period that is not over. The moment is stored before anything is removed:
     wherever this is stopped, `ledger verify` knows what it cannot check.
     """
-    now = _now()
+    now = moment()
     oldest_kept = UsageRecord.objects.filter(started_at__lt=before).exclude(_may_go(now))
     first = oldest_kept.order_by("started_at").values_list("started_at", flat=True).first()
     before = min(before, first) if first else before
@@ -68,7 +67,7 @@ def _remove_records(before: datetime, now: int, pace: _Pace) -> int:
     in_order = old.order_by("started_at", "id").values_list("id", "started_at")
     if not in_order[:1]:
         return 0
-    with _turn(), transaction.atomic():
+    with transaction_in_turn():
         _store_watermark(before)
     removed = 0
     # Looked up outside the transaction, and from where the last batch ended: what is removed is not walked over again.
@@ -130,7 +129,7 @@ class _Pace:
     @contextmanager
     def small_transaction(self) -> Iterator[None]:
         """The wait for its turn does not count."""
-        with _turn():
+        with turn():
             began = time.monotonic()
             with transaction.atomic():
                 yield
@@ -166,24 +165,3 @@ def _small_checkpoints() -> Iterator[None]:
             yield
         finally:
             cursor.execute(f"PRAGMA wal_autocheckpoint = {int(usual)}")
-
-
-@contextmanager
-def _turn() -> Iterator[None]:
-    """The ledger's own lock on SQLite (see sqlite.py): its writers take turns instead of sleeping."""
-    if connection.vendor != "sqlite":
-        yield
-        return
-    lock = os.open(f"{connection.settings_dict['NAME']}.turn", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _now() -> int:
-    """By the database's clock, as the periods of budgets are."""
-    with connection.cursor() as cursor:
-        cursor.execute(NOW[connection.vendor], ())
-        return int(cursor.fetchone()[0])

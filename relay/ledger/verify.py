@@ -16,6 +16,7 @@ from django.db.models import Max, Min
 from relay.ledger import sql
 from relay.ledger.rollups import FIRST_BYTE_BOUNDS, KEY_COLUMNS, SUM_COLUMNS, hour_of
 from relay.models import Meter, Pruning, UsageHour, UsageRecord
+from relay.turn import now as moment
 
 HOUR = timedelta(hours=1)
 # So much of the rollups is compared at once.
@@ -26,10 +27,6 @@ OWNERS = ("token", "user", "team")
 
 # Both only read, and lock nothing that a server waits for: all statements see the moment of the first.
 BEGIN = {"sqlite": "BEGIN DEFERRED", "postgresql": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
-NOW = {
-    "sqlite": "SELECT CAST(strftime('%%s', 'now') AS bigint)",
-    "postgresql": "SELECT CAST(extract(epoch FROM clock_timestamp()) AS bigint)",
-}
 # An hour as the text 2026-05-13 12, in UTC.
 HOUR_TEXT = {
     "sqlite": "substr({}, 1, 13)",
@@ -86,7 +83,7 @@ class Verified:
 def verify() -> Verified:
     with _snapshot() as cursor:
         pruned_before = Pruning.objects.values_list("pruned_before", flat=True).first()
-        now = int(_rows(cursor, NOW[connection.vendor])[0][0])
+        now = moment()
         periods = _Periods(now, pruned_before)
         for row in _rows(cursor, POINTS):
             periods.add(row)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from relay.errors import RateLimited, Unavailable
+from relay.errors import AllKeysBusy, RateLimited, Unavailable
 from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide
 from relay.ledger.items import Admission, Admitted, BadItem, Change, Settlement, Settling
 from relay.ledger.rollups import hour_of
@@ -358,6 +358,8 @@ class Ledger:
                 pass  # the loop is closed: nobody waits any more
 
     def _count_refusal(self, admission: Admission, refusal: RateLimited) -> None:
+        if admission.is_queued and isinstance(refusal, AllKeysBusy):
+            return  # it asks again
         hour = hour_of(datetime.now(UTC))
         self._refused[hour, admission.team_id, admission.user_id, admission.token_id, refusal.limit] += 1
 

@@ -13,7 +13,7 @@ from typing import cast
 
 import httptools
 
-from relay.errors import UpstreamBroken
+from relay.errors import UpstreamBroken, UpstreamUnreachable
 
 # Of an answer whose client does not read: so much waits here and in the system, and so much is taken at once, which is ten
 # times as long in a client's own words. A thousand of them are to be borne.
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
     def has_answered(self) -> bool:
         """Whether status and headers are there. Raises UpstreamBroken."""
         if self._failure is not None and not self.status:
-            raise UpstreamBroken(self._failure)
+            raise UpstreamUnreachable(self._failure)
         return self.status != 0
 
     def take(self) -> bytes | None:

@@ -12,7 +12,7 @@ import aiohappyeyeballs
 from aiohappyeyeballs.types import AddrInfoType
 from python_socks.async_.asyncio import Proxy
 
-from relay.errors import UpstreamBroken, UpstreamTimeout
+from relay.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 
 from .connection import Connection
 from .targets import Host, HTTPProxy, Target, http_proxy, is_socks
@@ -97,7 +97,7 @@ class Dialer:
         try:
             to_proxy = await self._over(await self._tcp(proxy.host), proxy.host, make)
         except OSError:
-            raise UpstreamBroken("cannot reach the outbound proxy") from None
+            raise UpstreamUnreachable("cannot reach the outbound proxy") from None
         if not target.host.is_secure:
             return to_proxy
         try:
@@ -119,7 +119,7 @@ class Dialer:
                 return to_proxy.give_up_transport()
         except UpstreamBroken:
             pass  # its words are about Poe
-        raise UpstreamBroken("the outbound proxy refused")
+        raise UpstreamUnreachable("the outbound proxy refused")
 
     async def _tls_over(self, way: asyncio.Transport, host: Host, make: MakeConnection) -> Connection:
         connection = make()
@@ -173,4 +173,4 @@ def _reaching_poe() -> Iterator[None]:
     except (socket.gaierror, ssl.SSLError):
         raise
     except OSError:
-        raise UpstreamBroken("cannot reach Poe") from None
+        raise UpstreamUnreachable("cannot reach Poe") from None

@@ -22,11 +22,13 @@ import python_socks
 from relay.errors import (
     RelayError,
     UpstreamBroken,
+    UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
     UpstreamTimeout,
     UpstreamUnauthorized,
     UpstreamUnknownBot,
+    UpstreamUnreachable,
     UserError,
 )
 
@@ -133,7 +135,8 @@ def from_status(status: int, headers: Mapping[str, str], body: bytes, secret: st
         verdict = _by_words(complaint.text) or _Verdict(UserError)
     if verdict is None:
         verdict = _by_words(complaint.text)
-    error = _error(verdict, _shorten(complaint.text, secret), f"Poe answered HTTP {status}")
+    unknown = UpstreamFailed if status >= 500 else UpstreamBroken
+    error = _error(verdict, _shorten(complaint.text, secret), f"Poe answered HTTP {status}", unknown)
     error.retry_after = retry_after(headers.get("retry-after"))
     return error
 
@@ -165,9 +168,11 @@ def _seconds_until(date: str) -> float:
     return (then - datetime.now(UTC)).total_seconds()
 
 
-def _error(verdict: _Verdict | None, text: str, otherwise: str) -> RelayError:
+def _error(
+    verdict: _Verdict | None, text: str, otherwise: str, unknown: type[RelayError] = UpstreamBroken
+) -> RelayError:
     if verdict is None:
-        return UpstreamBroken(text or otherwise)
+        return unknown(text or otherwise)
     return verdict.error(_OUR_WORDS.get(verdict.error) or text or otherwise, code=verdict.code)
 
 
@@ -224,13 +229,13 @@ Meanings = tuple[tuple[type[BaseException], type[RelayError], str], ...]
 # The first line whose exception fits decides, so the narrow ones come first.
 _FAILURES: Meanings = (
     (python_socks.ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
-    (python_socks.ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
-    (python_socks.ProxyError, UpstreamBroken, "the outbound proxy refused"),
+    (python_socks.ProxyConnectionError, UpstreamUnreachable, "cannot reach the outbound proxy"),
+    (python_socks.ProxyError, UpstreamUnreachable, "the outbound proxy refused"),
     (TimeoutError, UpstreamTimeout, "Poe did not answer in time"),
-    (ssl.SSLCertVerificationError, UpstreamBroken, "Poe's certificate cannot be trusted"),
-    (ssl.SSLError, UpstreamBroken, "no secure connection to Poe"),
-    (socket.gaierror, UpstreamBroken, "the name of Poe's server cannot be resolved"),
-    (OSError, UpstreamBroken, "the connection to Poe broke"),
+    (ssl.SSLCertVerificationError, UpstreamUnreachable, "Poe's certificate cannot be trusted"),
+    (ssl.SSLError, UpstreamUnreachable, "no secure connection to Poe"),
+    (socket.gaierror, UpstreamUnreachable, "the name of Poe's server cannot be resolved"),
+    (OSError, UpstreamUnreachable, "the connection to Poe broke"),
 )
 
 
@@ -247,22 +252,26 @@ def _failures_of_uploads() -> Meanings:
 
     return (
         (ProxyTimeoutError, UpstreamTimeout, "the outbound proxy did not answer in time"),
-        (ProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
-        (ProxyError, UpstreamBroken, "the outbound proxy refused"),
+        (ProxyConnectionError, UpstreamUnreachable, "cannot reach the outbound proxy"),
+        (ProxyError, UpstreamUnreachable, "the outbound proxy refused"),
         (aiohttp.ConnectionTimeoutError, UpstreamTimeout, "no connection to Poe in time"),
         (TimeoutError, UpstreamTimeout, "Poe did not answer in time"),
-        (aiohttp.ClientProxyConnectionError, UpstreamBroken, "cannot reach the outbound proxy"),
-        (aiohttp.ClientHttpProxyError, UpstreamBroken, "the outbound proxy refused"),
-        (aiohttp.InvalidURL, UpstreamBroken, "the address of Poe or of the outbound proxy cannot be used"),
-        (aiohttp.ClientConnectorCertificateError, UpstreamBroken, "Poe's certificate cannot be trusted"),
-        (aiohttp.ServerFingerprintMismatch, UpstreamBroken, "Poe's certificate cannot be trusted"),
-        (aiohttp.ClientSSLError, UpstreamBroken, "no secure connection to Poe"),
-        (aiohttp.ClientConnectorDNSError, UpstreamBroken, "the name of Poe's server cannot be resolved"),
-        (aiohttp.ClientConnectorError, UpstreamBroken, "cannot reach Poe"),
+        (aiohttp.ClientProxyConnectionError, UpstreamUnreachable, "cannot reach the outbound proxy"),
+        (aiohttp.ClientHttpProxyError, UpstreamUnreachable, "the outbound proxy refused"),
+        (
+            aiohttp.InvalidURL,
+            UpstreamUnreachable,
+            "the address of Poe or of the outbound proxy cannot be used",
+        ),
+        (aiohttp.ClientConnectorCertificateError, UpstreamUnreachable, "Poe's certificate cannot be trusted"),
+        (aiohttp.ServerFingerprintMismatch, UpstreamUnreachable, "Poe's certificate cannot be trusted"),
+        (aiohttp.ClientSSLError, UpstreamUnreachable, "no secure connection to Poe"),
+        (aiohttp.ClientConnectorDNSError, UpstreamUnreachable, "the name of Poe's server cannot be resolved"),
+        (aiohttp.ClientConnectorError, UpstreamUnreachable, "cannot reach Poe"),
         (aiohttp.ClientResponseError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
         (HttpProcessingError, UpstreamBroken, "Poe sent an answer that is not HTTP"),
         (aiohttp.ClientPayloadError, UpstreamBroken, "the answer was cut off"),
-        (aiohttp.ClientError, UpstreamBroken, "the connection to Poe broke"),
+        (aiohttp.ClientError, UpstreamUnreachable, "the connection to Poe broke"),
     )
 
 

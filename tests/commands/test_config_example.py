@@ -176,7 +176,7 @@ def test_every_secret_can_come_from_a_file(load: Load, tmp_path: Path, name: str
         ("[poe]\nidle_seconds = 0", {}, ("poe.idle_seconds", "0", "a number above 0 up to 86400")),
         ("[poe]\nproxy = 'ftp://x'", {}, ("poe.proxy", "'ftp://x'", "socks5://")),
         ("[poe]\nbase_url = 'api.poe.com'", {}, ("poe.base_url", "'api.poe.com'", "https://")),
-        ("[relay]\ntries = 2.5", {}, ("relay.tries", "2.5", "a whole number from 1 up to 20")),
+        ("[pool]\ntries = 2.5", {}, ("pool.tries", "2.5", "a whole number from 1 up to 20")),
         ("[log]\nlevel = 'debug'", {}, ("log.level", "'debug'", "'DEBUG'")),
         ("[bot]\n'gpt-4o' = 5", {}, ("bot.gpt-4o", "5", "string")),
         (

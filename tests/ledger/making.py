@@ -102,6 +102,7 @@ def row(**fields: Any) -> Row:
         "bot": "GPT-4o",
         "key_id": 1,
         "key_name": "key 1",
+        "accounting": "estimated",
         "first_byte_ms": 400,
         "total_ms": 900,
     }

@@ -3,36 +3,78 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import groupby
 
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import NoKeyAvailable
 from relay.events import ChatRequest
 
 
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Keys that are asked one after the other, and whether what they use counts in the caller's budgets."""
+
+    keys: tuple[KeyEntry, ...]
+    counts_in_budgets: bool
+
+
 def order(directory: Directory, mapping: Mapping, caller: Caller, conversation: bytes) -> list[KeyEntry]:
-    """Own team's keys first, then by priority; inside a tier by a rendezvous hash of the conversation and weight.
+    """The caller's own keys first, the own team's next, then by priority; inside of that by a rendezvous hash of the
+    conversation and weight.
 
     So a conversation stays on one key (Poe's caches help) while nothing is stored for it. Raises NoKeyAvailable.
     """
-    usable = []
-    for key in directory.keys.values():
-        account = directory.accounts.get(key.account_id)
-        if account and key.enabled and key.secret and _may_serve(account, mapping, caller):
-            usable.append(
-                (account.team_id != caller.team_id, -key.priority, -_score(key, conversation), key.id, key)
-            )
+    usable = [
+        (account, key)
+        for key in directory.keys.values()
+        if (account := directory.accounts.get(key.account_id))
+        and key.enabled
+        and key.secret
+        and _may_serve(account, mapping, caller)
+    ]
+    if any(_is_own(account) and account.own_use == "only" for account, _key in usable):
+        usable = [(account, key) for account, key in usable if _is_own(account)]
     if not usable:
         raise NoKeyAvailable(_reason(mapping))
-    return [key for *_rank, key in sorted(usable)]
+    ranked = [
+        (_distance(account, caller), -key.priority, -_score(key, conversation), key.id, key)
+        for account, key in usable
+    ]
+    return [key for *_rank, key in sorted(ranked)]
+
+
+def tiers(directory: Directory, mapping: Mapping, caller: Caller, conversation: bytes) -> list[Tier]:
+    """The same order, cut where the bill goes to somebody else. Raises NoKeyAvailable."""
+    keys = order(directory, mapping, caller, conversation)
+    return [
+        Tier(tuple(some), counts)
+        for counts, some in groupby(keys, lambda key: directory.accounts[key.account_id].counts_in_budgets)
+    ]
 
 
 def _may_serve(account: AccountEntry, mapping: Mapping, caller: Caller) -> bool:
     if not account.enabled or account.team_id not in (None, caller.team_id):
         return False
+    if account.user_id not in (None, caller.user_id) or (_is_own(account) and account.own_use == "never"):
+        return False
     if mapping.account_id is not None:
         return account.id == mapping.account_id
     return not account.is_demo
+
+
+def _is_own(account: AccountEntry) -> bool:
+    """Brought along by the user or the team that it serves."""
+    return not account.counts_in_budgets
+
+
+def _distance(account: AccountEntry, caller: Caller) -> int:
+    if account.user_id is not None:
+        return 0
+    if account.team_id is None:
+        return 3
+    return 1 if _is_own(account) else 2
 
 
 def _score(key: KeyEntry, conversation: bytes) -> float:

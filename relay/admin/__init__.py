@@ -1,0 +1,7 @@
+"""The panel's pages of the relay's tables, a module for each kind."""
+
+from __future__ import annotations
+
+from relay.admin import accounts, keys, mappings, usage
+
+__all__ = ["accounts", "keys", "mappings", "usage"]

@@ -1,0 +1,49 @@
+"""What we relay with: Poe accounts, keys and how they fare, mappings from models to bots, and the usage records."""
+
+from __future__ import annotations
+
+from relay.models.directory import DirectoryChange, DirectoryVersion
+from relay.models.fields import points, validate_http_url, validate_object, validate_proxy
+from relay.models.mapping import Bot, BotMapping
+from relay.models.poe import (
+    AccountHealth,
+    BalanceReading,
+    Health,
+    KeyHealth,
+    Lease,
+    PoeAccount,
+    PoeCharge,
+    PoeKey,
+    PoolEvent,
+    State,
+    Upload,
+)
+from relay.models.usage import Meter, Process, Pruning, RefusalHour, UsageHour, UsageRecord
+
+__all__ = [
+    "AccountHealth",
+    "BalanceReading",
+    "Bot",
+    "BotMapping",
+    "DirectoryChange",
+    "DirectoryVersion",
+    "Health",
+    "KeyHealth",
+    "Lease",
+    "Meter",
+    "PoeAccount",
+    "PoeCharge",
+    "PoeKey",
+    "PoolEvent",
+    "Process",
+    "Pruning",
+    "RefusalHour",
+    "State",
+    "Upload",
+    "UsageHour",
+    "UsageRecord",
+    "points",
+    "validate_http_url",
+    "validate_object",
+    "validate_proxy",
+]
