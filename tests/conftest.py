@@ -114,6 +114,7 @@ def demo(demo_server: DemoPoe, cast: people.Cast) -> DemoPoe:
 @dataclass
 class Api:
     http: httpx2.AsyncClient
+    relay: Relay
 
     def openai(self, token: str) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -145,7 +146,7 @@ async def api(cast: people.Cast, config: Config) -> AsyncIterator[Api]:
         client=("192.0.2.7", 4711),
     )
     async with httpx2.AsyncClient(transport=transport, base_url="http://relay.test") as client:
-        yield Api(client)
+        yield Api(client, relay)
     await relay.stop()
 
 

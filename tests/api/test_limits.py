@@ -12,6 +12,7 @@ import pytest
 from relay.errors import GivenUp, Unavailable
 from relay.ledger import Ledger
 from relay.models import Meter, PoeKey, RefusalHour, UsageHour, UsageRecord
+from relay.pool import Queue
 from tests import cast as people
 from tests.api.test_chat import settled
 from tests.cast import Cast
@@ -389,6 +390,7 @@ async def test_a_key_has_so_many_slots_and_no_more(api: Api, cast: Cast, demo: D
     demo.script("slow", ("text", {"text": "a"}), ("text", {"text": "b"}), ("done", {}), delay=0.1)
     await in_database(people.mapping, "slow", "slow")
     await in_database(lambda: PoeKey.objects.update(requests_in_flight=2))
+    api.relay.queue = Queue(0)
 
     answers = await asyncio.gather(*[api.chat(cast.bob.plain, "slow") for _ in range(4)])
 

@@ -144,6 +144,8 @@ def test_every_secret_can_come_from_a_file(load: Load, tmp_path: Path, name: str
         "secrets__secret_key": "made-up",
         "secrets__encryption_key": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
         "database__url": "sqlite:////tmp/other.sqlite3",
+        "alerts__webhook_url": "https://chat.example.org/hook/made-up",
+        "mail__password": "made-up",
     }
     (tmp_path / "secret").write_text(values[name] + "\n")
 
@@ -158,7 +160,7 @@ def test_every_secret_can_come_from_a_file(load: Load, tmp_path: Path, name: str
     [
         ("[server]\nprt = 1", {}, ("server.prt", "port", "public_url")),
         ("servr = 1", {}, ("servr", "server", "data_dir")),
-        ("[relay]\nport = 1", {}, ("relay.port", "tries")),
+        ("[relay]\nport = 1", {}, ("relay.port", "default_points")),
         ("", {"SERVER__PRT": "1"}, ("POE_RELAY_SERVER__PRT", "POE_RELAY_SERVER__PORT")),
         ("", {"XYZZY": "1"}, ("POE_RELAY_XYZZY",)),
         ("", {"SERVER__PORT_FILE": "/x"}, ("POE_RELAY_SERVER__PORT_FILE", "POE_RELAY_SERVER__PORT")),

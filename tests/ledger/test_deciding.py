@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from relay.errors import AllKeysBusy, BadRequest, BudgetExceeded, RateLimited, RelayError, Unavailable
+from relay.errors import (
+    AllKeysBusy,
+    BadRequest,
+    BudgetExceeded,
+    NoKeyAvailable,
+    RateLimited,
+    RelayError,
+    Unavailable,
+)
 from relay.ledger import Admission, Admitted, Candidate, Change, Reservation, Settlement, Stale
 from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, decide
 from relay.ledger.meters import UNIT, drain
@@ -327,8 +335,8 @@ def test_a_busy_key_is_told_to_be_busy_for_a_second(desk: Desk) -> None:
     assert desk.refuse(replace(one, id=uuid.uuid4())).retry_after == 1
 
 
-def test_no_key_at_all_is_busy(desk: Desk) -> None:
-    assert isinstance(desk.refuse(admission(candidates=())), AllKeysBusy)
+def test_where_there_is_no_key_none_is_waited_for(desk: Desk) -> None:
+    assert isinstance(desk.refuse(admission(candidates=())), NoKeyAvailable)
 
 
 def test_another_key_takes_the_slot_along(desk: Desk) -> None:

@@ -15,6 +15,7 @@ from relay.directory import AccountEntry, Directory, KeyEntry, Mapping
 from relay.errors import NoKeyAvailable
 from relay.events import ChatRequest, FilePart, Message, TextPart
 from relay.limits import UNLIMITED
+from relay.pool import choosing
 from tests.entries import CHEMISTRY, PHYSICS, caller, mapping
 
 
@@ -244,7 +245,7 @@ def test_no_conversation_is_so_odd_that_it_has_no_key(
             return digest
 
     keys.add(1)
-    monkeypatch.setattr(pool, "blake2b", lambda *args, **kwargs: Odd())
+    monkeypatch.setattr(choosing, "blake2b", lambda *args, **kwargs: Odd())
 
     assert keys.order() == [1]
 

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from relay.errors import RelayError, UpstreamBroken, UpstreamTimeout
+from relay.errors import RelayError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from relay.events import ChatRequest, Event, Message, Text, TextPart
 from relay.upstreams import dialing
 from relay.upstreams.connection import Connection
@@ -136,7 +136,7 @@ async def test_a_certificate_that_nobody_trusts_is_refused(certificate: Path) ->
     async with scripted.upstream(answering(DONE), _server_side(certificate)) as upstream:
         error = await refusal(upstream.key(host="localhost", scheme="https"))
 
-    assert (type(error), error.message) == (UpstreamBroken, "Poe's certificate cannot be trusted")
+    assert (type(error), error.message) == (UpstreamUnreachable, "Poe's certificate cannot be trusted")
     assert not upstream.requests
 
 
@@ -147,7 +147,7 @@ async def test_a_certificate_of_another_name_is_refused(
     async with scripted.upstream(answering(DONE), tls) as upstream:
         error = await refusal(upstream.key(host="poe.example", scheme="https"))
 
-    assert (type(error), error.message) == (UpstreamBroken, "Poe's certificate cannot be trusted")
+    assert (type(error), error.message) == (UpstreamUnreachable, "Poe's certificate cannot be trusted")
 
 
 async def test_a_server_without_tls_is_no_secure_one() -> None:
@@ -159,7 +159,7 @@ async def test_a_server_without_tls_is_no_secure_one() -> None:
     async with scripted.listening(plain) as port:
         error = await refusal(scripted.Upstream(port=port).key(scheme="https"))
 
-    assert (type(error), error.message) == (UpstreamBroken, "no secure connection to Poe")
+    assert (type(error), error.message) == (UpstreamUnreachable, "no secure connection to Poe")
 
 
 @pytest.mark.parametrize("proxy", ["", "http", "socks5"])
@@ -333,7 +333,7 @@ async def test_a_proxy_that_opens_no_way_refuses(answer: bytes) -> None:
         key = scripted.Upstream(port=1).key(f"http://anna:hunter2@127.0.0.1:{proxy.port}", scheme="https")
         error = await refusal(key)
 
-    assert (type(error), error.message) == (UpstreamBroken, "the outbound proxy refused")
+    assert (type(error), error.message) == (UpstreamUnreachable, "the outbound proxy refused")
 
 
 async def test_a_certificate_behind_a_proxy_is_looked_at(certificate: Path) -> None:
@@ -344,7 +344,7 @@ async def test_a_certificate_behind_a_proxy_is_looked_at(certificate: Path) -> N
         key = upstream.key(f"http://127.0.0.1:{proxy.port}", host="localhost", scheme="https")
         error = await refusal(key)
 
-    assert (type(error), error.message) == (UpstreamBroken, "Poe's certificate cannot be trusted")
+    assert (type(error), error.message) == (UpstreamUnreachable, "Poe's certificate cannot be trusted")
 
 
 async def test_a_proxys_own_certificate_is_looked_at(certificate: Path) -> None:
@@ -352,7 +352,7 @@ async def test_a_proxys_own_certificate_is_looked_at(certificate: Path) -> None:
         key = scripted.Upstream(port=1).key(f"https://localhost:{proxy.port}", scheme="https")
         error = await refusal(key)
 
-    assert (type(error), error.message) == (UpstreamBroken, "cannot reach the outbound proxy")
+    assert (type(error), error.message) == (UpstreamUnreachable, "cannot reach the outbound proxy")
     assert not proxy.asked
 
 

@@ -21,6 +21,7 @@ from relay.errors import (
     RelayError,
     UpstreamBroken,
     UpstreamError,
+    UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
     UpstreamTimeout,
@@ -293,19 +294,19 @@ async def test_a_bots_own_words_are_told_shortened_and_without_the_key() -> None
         (413, "<html>", UpstreamBroken, "Poe answered HTTP 413"),
         (413, '{"error": {"type": "request_too_large", "message": "big"}}', UserError, "big"),
         (403, '{"error": {"type": "moderation_error", "message": "no"}}', UserError, "no"),
-        (500, "", UpstreamBroken, "Poe answered HTTP 500"),
-        (500, '{"text": "Internal server error"}', UpstreamBroken, "Internal server error"),
-        (500, '{"error": "plain"}', UpstreamBroken, "plain"),
+        (500, "", UpstreamFailed, "Poe answered HTTP 500"),
+        (500, '{"text": "Internal server error"}', UpstreamFailed, "Internal server error"),
+        (500, '{"error": "plain"}', UpstreamFailed, "plain"),
         (
             500,
             '{"error_type": "insufficient_fund"}',
             UpstreamOutOfPoints,
             "the Poe account has no points left",
         ),
-        (500, '{"text": "' + "x" * 20_000 + '"}', UpstreamBroken, "Poe answered HTTP 500"),
+        (500, '{"text": "' + "x" * 20_000 + '"}', UpstreamFailed, "Poe answered HTTP 500"),
         (500, event("error", {"text": "rate limit"}).decode(), UpstreamRateLimited, None),
-        (503, "[1]", UpstreamBroken, "Poe answered HTTP 503"),
-        (529, "", UpstreamBroken, "Poe answered HTTP 529"),
+        (503, "[1]", UpstreamFailed, "Poe answered HTTP 503"),
+        (529, "", UpstreamFailed, "Poe answered HTTP 529"),
         (201, DONE.decode(), UpstreamBroken, "Poe answered HTTP 201"),
         (302, "", UpstreamBroken, "Poe answered HTTP 302"),
     ],
@@ -1036,7 +1037,7 @@ async def test_at_most_four_uploads_run_at_once() -> None:
         ("403 No", b"<html>", UpstreamUnauthorized),
         ("429 Wait", {}, UpstreamRateLimited),
         ("404 No", {}, UpstreamBroken),
-        ("500 No", {}, UpstreamBroken),
+        ("500 No", {}, UpstreamFailed),
         ("413 No", {"error": {"type": "request_too_large", "message": "over 50 MB"}}, UserError),
         ("200 OK", b"<html>", UpstreamBroken),
         ("200 OK", {"attachment_url": "u"}, UpstreamBroken),
@@ -1089,7 +1090,7 @@ async def test_every_failure_of_the_libraries_is_one_of_ours(kind: type[BaseExce
         raise failure
 
     is_late = issubclass(kind, TimeoutError | aiohttp_socks.ProxyTimeoutError)
-    assert type(raised.value) is (UpstreamTimeout if is_late else UpstreamBroken)
+    assert isinstance(raised.value, UpstreamTimeout if is_late else UpstreamBroken)
     assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
