@@ -14,6 +14,7 @@ ONCE = (
     "wire",
     "demo",
     "deploy",
+    "pool/test_simulator.py",
     "test_smuggling.py",
     "test_connection.py",
     "test_replies.py",
