@@ -106,6 +106,7 @@ class Gate:
 class HardenedRequest(DirectReply):
     """One request. Its application's `send` waits while the client does not read."""
 
+    __slots__ = ("can_write", "share")
     client: Any
 
     def __init__(self, channel: HardenedChannel, *args: Any) -> None:
@@ -165,6 +166,19 @@ class HardenedRequest(DirectReply):
 class HardenedChannel(http.HTTPChannel):
     """One connection and what it is waiting for: one request after the other."""
 
+    # Not in the dictionary of Twisted's: see DirectReply.
+    __slots__ = (
+        *(
+            "_ahead_bytes",
+            "_head_bytes",
+            "_heard",
+            "_introducing",
+            "_left_to_discard",
+            "_most",
+            "_owes_continue",
+        ),
+        *("_phase", "_since", "_stuck", "_wire_bytes", "can_write"),
+    )
     totalHeadersSize = MAX_LENGTH = HEAD_BYTES
     # Bytes are what counts.
     maxHeaders = HEAD_BYTES

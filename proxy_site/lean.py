@@ -97,7 +97,7 @@ class LeanHandler:
         watch: _Watch,
     ) -> None:
         try:
-            headers += [
+            headers = headers + [
                 (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.items()
             ]
             visit.begin_answer(response.status_code)
@@ -108,10 +108,13 @@ class LeanHandler:
             if isinstance(response, HttpResponse) and "Content-Length" not in response:
                 headers.append((b"content-length", b"%d" % len(response.content)))
             await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+            # A stream may go on for minutes, and thousands beside it.
+            del headers
             if isinstance(response, StreamingHttpResponse):
                 async for part in response:
                     visit.sent_bytes += len(part)
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+                    part = b""
                 # What ends now is no hang-up.
                 watch.end()
                 await send({"type": "http.response.body", "body": b""})

@@ -89,6 +89,11 @@ class StreamedAnswer(StreamingHttpResponse):
         super().__init__(Stream(answer, encoder), content_type="text/event-stream")
         self._answer = answer
 
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Not through two generators of Django's: they cost 700 bytes for each stream and time for each part."""
+        parts: AsyncIterator[bytes] = self._iterator  # type: ignore[attr-defined]
+        return parts
+
     async def leave(self) -> None:
         await self._answer.leave()
 
