@@ -22,10 +22,11 @@ from django.db import DatabaseError, InterfaceError, connection
 
 from accounts import tokens
 from accounts.models import AccessToken, Team, User, token_digest
-from relay import vault
+from relay import parameters, vault
 from relay.errors import Forbidden, Unauthenticated, Unavailable
 from relay.limits import Limits, RateCard
 from relay.models import BotMapping, DirectoryChange, PoeAccount, PoeKey
+from relay.parameters import Parameter
 from relay.transcript import Policy
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,8 @@ class Mapping:
     # None: nobody knows what it costs.
     rates: RateCard | None
     created: int
+    # What the bot takes by name, as Poe's catalogue has it; empty: nobody knows.
+    declared: tuple[Parameter, ...] = ()
 
     @property
     def key(self) -> str:
@@ -503,6 +506,7 @@ def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
     for mapping_id, team_id in through.values_list("botmapping_id", "team_id"):
         teams[mapping_id].add(team_id)
     for row in _rows(BotMapping, ids):
+        declared = parameters.declared(row.parameters_of_bot)
         yield (
             row.pk,
             Mapping(
@@ -513,7 +517,7 @@ def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
                 hidden=row.hidden,
                 account_id=row.account_id,
                 team_ids=frozenset(teams[row.pk]),
-                parameters=row.parameters,
+                parameters=parameters.defaults(row.parameters, declared),
                 fallback_models=tuple(row.fallback_models),
                 replace_policy=cast(Policy, row.replace_policy),
                 simulate_roles=row.simulate_roles,
@@ -525,6 +529,7 @@ def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
                     row.points_per_image,
                 ),
                 created=int(row.created_at.timestamp()),
+                declared=declared,
             ),
         )
 

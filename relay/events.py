@@ -28,7 +28,8 @@ class FilePart:
     name: str
     content_type: str
     url: str | None = None
-    data: bytes | None = None
+    # Left out of the hash: of 50 MB that would take a while.
+    data: bytes | None = field(default=None, hash=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,9 @@ class Message:
 class ChatRequest:
     """One request for an answer, whatever dialect it came in.
 
-    `parameters` are the bot's own parameters by name, as the client sent them. `ignored` names what the client
-    asked for and nobody can honour; it is told in the header `x-poe-relay-ignored`.
+    `parameters` are the bot's own parameters by name, as the client sent them; `rare` those of the wire format that
+    only a bot is sent that declares them. `ignored` names what the client asked for and nobody can honour, all of `rare`
+    at first; it is told in the header `x-poe-relay-ignored`.
     """
 
     model: str
@@ -80,6 +82,7 @@ class ChatRequest:
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: Any = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    rare: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from relay import parameters
 from relay.directory import Mapping
 from relay.events import ChatRequest, FilePart, Message, Part, TextPart, ToolCallPart, ToolResultPart
 from relay.transcript import strip_reasoning
@@ -15,7 +16,9 @@ def for_bot(chat: ChatRequest, mapping: Mapping) -> ChatRequest:
     messages = tuple(_without_reasoning(message) for message in chat.messages)
     if mapping.simulate_roles == "on" or (mapping.simulate_roles == "auto" and len(messages) > 1):
         messages = (_as_one(messages),)
-    return replace(chat, messages=messages, parameters={**mapping.parameters, **chat.parameters})
+    # What the client may not ask of this bot was refused before, unless it is a fallback that it did not ask for.
+    asked = parameters.for_bot(chat, mapping, is_fallback=True)
+    return replace(asked, messages=messages, parameters={**mapping.parameters, **asked.parameters})
 
 
 def _without_reasoning(message: Message) -> Message:

@@ -46,6 +46,7 @@ class Migration(migrations.Migration):
                 ),
                 ("handle", models.CharField(max_length=200, verbose_name="bot")),
                 ("handle_key", models.CharField(editable=False, max_length=200, unique=True)),
+                ("api_url", models.CharField(blank=True, editable=False, max_length=300)),
                 ("display_name", models.CharField(blank=True, max_length=200, verbose_name="name")),
                 ("description", models.TextField(blank=True, verbose_name="description")),
                 ("owner", models.CharField(blank=True, max_length=200, verbose_name="owner")),
@@ -414,6 +415,10 @@ class Migration(migrations.Migration):
                 "indexes": [
                     models.Index(fields=["account", "-at"], name="relay_poecharge_recent"),
                     models.Index(fields=["at"], name="relay_poecharge_at"),
+                    models.Index(
+                        fields=["match", "at", "bot", "is_ambiguous", "estimated_points", "points"],
+                        name="relay_poecharge_figures",
+                    ),
                     models.Index(
                         condition=models.Q(("match", "waiting")),
                         fields=["account", "at"],

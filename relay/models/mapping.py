@@ -141,6 +141,12 @@ class BotMapping(models.Model):
             kwargs["update_fields"] = {*kwargs["update_fields"], "model_key"}
         super().save(*args, **kwargs)
 
+    @property
+    def parameters_of_bot(self) -> list[dict[str, Any]]:
+        """Those that its bot declares; none if it was given another bot since the catalogue was looked at."""
+        is_same = self.synced.get("bot") == self.bot.casefold()
+        return self.declared_parameters if is_same else []
+
     def clean(self) -> None:
         # Fields that were cleared in a form.
         self.parameters = self.parameters or {}
@@ -161,6 +167,8 @@ class Bot(models.Model):
 
     handle = models.CharField(_("bot"), max_length=200)
     handle_key = models.CharField(max_length=200, unique=True, editable=False)
+    # Whose list it is in: a server of our own, such as the demo, has one beside Poe's.
+    api_url = models.CharField(max_length=300, blank=True, editable=False)
     display_name = models.CharField(_("name"), max_length=200, blank=True)
     description = models.TextField(_("description"), blank=True)
     owner = models.CharField(_("owner"), max_length=200, blank=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 import time
@@ -108,8 +107,9 @@ class ChatBody(Struct):
     extra_body: dict[str, Any] | UnsetType | None = UNSET
 
 
-# OpenAI's own parameters that no Poe bot can be told. Accepted, and named in `x-poe-relay-ignored`.
-IGNORED = frozenset(
+# OpenAI's own parameters that hardly a Poe bot can be told: sent to one that declares them, else named in
+# `x-poe-relay-ignored`.
+RARE = frozenset(
     {
         "audio",
         "frequency_penalty",
@@ -161,7 +161,7 @@ def parse(raw: bytes) -> ChatRequest:
         raise BadRequest(f"`messages` holds {len(chat.messages)}: at most {MAX_MESSAGES}.", param="messages")
     if chat.n not in (None, 1):
         raise BadRequest("`n` must be 1: a Poe bot answers once.", code="unsupported_value", param="n")
-    parameters, ignored = _parameters(body, chat)
+    parameters, rare, ignored = _parameters(body, chat)
     return ChatRequest(
         model=chat.model.strip(),
         messages=_messages(chat.messages),
@@ -174,6 +174,7 @@ def parse(raw: bytes) -> ChatRequest:
         tools=tuple(body.get("tools") or ()) if chat.tool_choice != "none" else (),
         tool_choice=chat.tool_choice,
         parameters=parameters,
+        rare=rare,
         ignored=ignored,
     )
 
@@ -241,14 +242,17 @@ def _invalid(message: str) -> BadRequest:
     )
 
 
-def _parameters(body: dict[str, Any], chat: ChatBody) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The bot's parameters by name, and the names of what nobody can honour."""
+def _parameters(
+    body: dict[str, Any], chat: ChatBody
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """The bot's parameters by name, those that hardly a bot takes, and the names of what is not honoured."""
     extra = {name: value for name, value in body.items() if name not in KNOWN and value is not None}
-    ignored = sorted(name for name in {*extra, *_ignored_fields(chat)} if name in IGNORED)
-    parameters = {name: value for name, value in extra.items() if name not in IGNORED}
+    rare = {name: value for name, value in extra.items() if name in RARE}
+    ignored = sorted({*rare, *_ignored_fields(chat)})
+    parameters = {name: value for name, value in extra.items() if name not in rare}
     if isinstance(chat.extra_body, dict):
         parameters |= chat.extra_body
-    return parameters, tuple(ignored)
+    return parameters, rare, tuple(ignored)
 
 
 def _ignored_fields(chat: ChatBody) -> list[str]:
@@ -369,20 +373,25 @@ BY_EXTENSION = {extension: kind for kind, extension in EXTENSIONS.items()} | {"j
 
 
 def _file_from_url(url: str, stem: str, where: str) -> FilePart:
-    """A data URL's bytes, or an https URL that is handed on and never fetched here."""
+    """A data URL's bytes, or a URL that is handed on to the bot and never fetched, nor looked up, here.
+
+    What Poe fetches is Poe's to say. It may be http: the demo server serves its files so, and clients send them back.
+    """
     if url.startswith("data:"):
-        head, comma, data = url[5:].partition(",")
+        comma = url.find(",")
+        head = url[5:comma] if comma > 0 else ""
         content_type = head.split(";")[0].strip().lower() or "text/plain"
-        if not comma or not head.endswith(";base64"):
+        if not head.endswith(";base64"):
             raise BadRequest(f"`{where}` must be a base64 data URL.", code="invalid_data_url", param=where)
         try:
-            content = base64.b64decode(data, validate=True)
-        except (binascii.Error, ValueError):
+            # Copied once: it may have 50 MB. base64.b64decode copies it once more.
+            content = binascii.a2b_base64(url[comma + 1 :], strict_mode=True)
+        except ValueError:
             raise BadRequest(
                 f"`{where}` is not valid base64.", code="invalid_data_url", param=where
             ) from None
         return FilePart(f"{stem}.{EXTENSIONS.get(content_type, 'bin')}", content_type, data=content)
-    if len(url) > 8192 or not re.fullmatch(r"https?://[^/\s]+[^\x00-\x1f\x7f]*", url):
+    if len(url) > 8192 or not re.fullmatch(r"https?://[^/\s]+(/[^\x00-\x1f\x7f]*)?", url):
         raise BadRequest(f"`{where}` must be an https or a data URL.", code="invalid_url", param=where)
     name = url.split("?")[0].rsplit("/", 1)[-1] or stem
     fallback = "image/png" if stem == "image" else "application/octet-stream"

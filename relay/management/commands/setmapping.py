@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import IntegrityError
 
 from accounts.management.refusals import require_migrated_database, sentence
+from relay import catalogue
 from relay.models import BotMapping, PoeAccount
 
 NAMES = {"model": "MODEL", "bot": "BOT"}
@@ -72,6 +73,7 @@ def _account(name: str) -> PoeAccount | None:
 def _save(mapping: BotMapping) -> None:
     try:
         mapping.full_clean()
+        catalogue.fill(mapping)
         mapping.save()
     except ValidationError as exc:
         raise CommandError(sentence(exc, NAMES)) from None
