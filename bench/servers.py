@@ -171,6 +171,8 @@ def relay_environment(data: Path, database_url: str | None) -> dict[str, str]:
     """An installation of its own: nothing of whoever runs the bench."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("POE_RELAY_")}
     env |= {"POE_RELAY_CONFIG": os.devnull, "POE_RELAY_DATA_DIR": str(data)}
+    # The balances of its Poe accounts are not asked for at Poe.
+    env["POE_RELAY_POE__API_URL"] = "http://127.0.0.1:9"
     # WhiteNoise warns of static files that were not collected; no page is asked for here.
     env["PYTHONWARNINGS"] = "ignore::UserWarning"
     return env if database_url is None else env | {"POE_RELAY_DATABASE__URL": database_url}

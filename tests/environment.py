@@ -16,3 +16,5 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["POE_RELAY_DATA_DIR"] = os.path.join(os.environ["POE_RELAY_DATA_DIR"], _worker)
 # A config.toml of whoever runs the tests is not the tests'.
 os.environ.setdefault("POE_RELAY_CONFIG", os.devnull)
+# Served processes read the balances of their Poe accounts: never from Poe itself, with keys that a test made up.
+os.environ.setdefault("POE_RELAY_POE__API_URL", "http://127.0.0.1:9")

@@ -214,10 +214,13 @@ def _row(whose: Whose, id_: int, now: datetime) -> KeyHealth | AccountHealth | N
 
 def _note(whose: Whose, id_: int, was: Standing, became: Standing) -> None:
     key = PoeKey.objects.get(pk=id_) if whose == "key" else None
-    is_news = became.state in ("resting", "retired") or became.failures == FAILURES_THAT_ARE_NEWS
+    account = key.account if key else PoeAccount.objects.get(pk=id_)
+    is_bad = became.state in ("resting", "retired") or became.failures == FAILURES_THAT_ARE_NEWS
+    # What becomes of a key that somebody brought along is that person's own business.
+    is_news = is_bad and account.counts_in_budgets
     PoolEvent.objects.create(
         at=became.since,
-        account_id=key.account_id if key else id_,
+        account=account,
         key=key,
         was=was.state,
         became=became.state,

@@ -136,7 +136,7 @@ class Simulation:
 
     def state_of(self, key: int) -> str:
         return max(
-            (self.standings[whose, key].state for whose in ("key", "account")),  # type: ignore[index]
+            (self.standings[whose, key].state for whose in ("key", "account")),
             key=health.RANK.__getitem__,
         )
 

@@ -17,7 +17,7 @@ from relay.errors import (
     UpstreamUnreachable,
 )
 from relay.limits import UNLIMITED
-from relay.models import AccountHealth, KeyHealth, Meter, PoeKey, PoolEvent
+from relay.models import AccountHealth, KeyHealth, Meter, PoeAccount, PoeKey, PoolEvent
 from relay.pool import Keeper, Trial, keeping
 from relay.pool.health import Standing, well
 from tests import cast as people
@@ -183,6 +183,13 @@ def test_a_key_that_failed_for_long_is_news_once(desk: Desk) -> None:
         desk.fail(UpstreamFailed("Poe answered HTTP 500"), is_probe=True)
 
     assert [event.is_news for event in PoolEvent.objects.order_by("pk")] == [False] * 3 + [True] + [False] * 2
+
+
+def test_administrators_are_told_nothing_of_a_key_that_somebody_brought(desk: Desk) -> None:
+    PoeAccount.objects.update(counts_in_budgets=False)
+    desk.fail(UpstreamUnauthorized("Poe refused the key"))
+
+    assert not PoolEvent.objects.get().is_news
 
 
 def test_an_administrator_puts_it_back(desk: Desk) -> None:

@@ -78,6 +78,7 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
     from proxy_site.asgi import application, relay
     from proxy_site.bodies import Bodies
     from proxy_site.server import RelayServer
+    from relay.background import Background
 
     config = settings.CONFIG
     # Now, not with the first request: what a process left that died is put right first.
@@ -88,6 +89,18 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
             f"{config.data_dir / 'spool'} cannot be written ({(exc.strerror or '').lower()}): what requests used is kept "
             "there while the database is away."
         ) from None
+    background = Background(config)
+
+    def begin() -> None:
+        background.start()
+        ready()
+
+    async def end() -> None:
+        try:
+            await background.stop()
+        finally:
+            await relay.stop()
+
     settle_memory()
     RelayServer(
         application,
@@ -96,8 +109,8 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
         drain_seconds=config.server.drain_seconds,
         drain_notice_seconds=config.server.drain_notice_seconds,
         seat=seat,
-        at_exit=relay.stop,
-        ready=ready,
+        at_exit=end,
+        ready=begin,
     ).run()
 
 

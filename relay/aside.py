@@ -1,0 +1,50 @@
+"""ORM work beside an event loop: one thread, with a database connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from django.db import DatabaseError, InterfaceError, connection
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Aside:
+    """Does one thing after the other. Nothing is done twice: whoever asked hears that the database failed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: ThreadPoolExecutor | None = None
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+        work = partial(function, *args, **kwargs)
+        return await asyncio.wrap_future(self._thread.submit(_on_own_connection, work))
+
+    async def let_go(self) -> None:
+        """Of the connection: the next work opens another."""
+        if self._thread is not None:
+            # There: `connection` stands for another connection in each thread.
+            await asyncio.wrap_future(self._thread.submit(lambda: connection.close()))
+
+    async def close(self) -> None:
+        """Let go of the connection and of the thread, after what was begun."""
+        if self._thread is not None:
+            await self.let_go()
+            self._thread.shutdown(wait=False)
+            self._thread = None
+
+
+def _on_own_connection(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except (DatabaseError, InterfaceError):
+        # It may have died with a restarted database.
+        connection.close()
+        raise
