@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from proxy_site.config import Config
-from relay import counting, mappings, pool, prompting
+from relay import counting, mappings, parameters, pool, prompting
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
+    BadRequest,
     GivenUp,
     NoKeyAvailable,
     RelayError,
@@ -44,7 +45,8 @@ from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
 from relay.pool import Failure, Keeper, Queue, Tier, Trial
 from relay.transcript import Transcript
-from relay.upstreams.poe import Deadlines, Key, Poe
+from relay.uploads import KeptUploads
+from relay.upstreams.poe import Deadlines, Key, Poe, refuse_too_large
 from relay.visit import Visit
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,8 @@ class Relay:
         self._unknown_rates = RateCard(request=config.relay.default_points * 10_000)
         self.queue = Queue(config.pool.queue_seconds)
         self.keeper = Keeper()
+        hours = config.pool.upload_cache_hours
+        self.uploads = KeptUploads(hours) if hours else None
         self.poe = Poe(
             Deadlines(
                 connect=config.poe.connect_seconds,
@@ -105,7 +109,8 @@ class Relay:
                 idle=config.poe.idle_seconds,
                 total=config.poe.total_seconds,
                 heartbeat=config.relay.keep_alive_seconds,
-            )
+            ),
+            kept=self.uploads,
         )
 
     async def start(self) -> None:
@@ -144,6 +149,8 @@ class Relay:
             await asyncio.to_thread(self._ledger.close)
             self._ledger = None
         await asyncio.to_thread(self.keeper.close)
+        if self.uploads is not None:
+            await asyncio.to_thread(self.uploads.close)
         self.directory.close()
 
     # The story.
@@ -172,6 +179,7 @@ class Relay:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
         began = time.perf_counter()
         asking.visit.model, asking.visit.streamed = chat.model, chat.stream
+        refuse_too_large(chat)
         prompt_tokens = await counting.count_prompt(chat)
 
         async def admit(is_queued: bool) -> _Accepted:
@@ -200,8 +208,9 @@ class Relay:
         for _try in range(ADMIT_TRIES):
             try:
                 mapping = mappings.resolve(self.directory, chat.model, caller)
+                parameters.for_bot(chat, mapping)
                 tiers = pool.tiers(self.directory, mapping, caller, pool.conversation_of(caller, chat))
-            except (UnknownModel, NoKeyAvailable):
+            except (UnknownModel, NoKeyAvailable, BadRequest):
                 # Never refused from an old snapshot, nor for what the caller might not do as of an old one.
                 await self.directory.refresh()
                 if caller.version == self.directory.version:
@@ -286,6 +295,7 @@ class Relay:
         """The admission claimed a slot for the first try; each further one claims another before it asks."""
         failures: list[Failure] = []
         prompt = prompting.for_bot(chat, mapping)
+        answer.ignored = prompt.ignored
         left = {key.id: key for tier in tiers for key in tier.keys}
         has_slot = fallback is None
         for _try in range(min(self.config.pool.tries, len(left))):
@@ -367,6 +377,7 @@ class Relay:
             secret=key.secret,
             base_url=account.base_url or self.config.poe.base_url,
             upload_url=account.upload_url or self.config.poe.upload_url,
+            account_id=account.id,
             proxy=key.proxy or ("" if account.is_demo else self.config.poe.proxy),
         )
 
@@ -431,6 +442,8 @@ class Answer:
         self.key_id, self.is_probe = admitted.key_id, admitted.is_probe
         # The fallback model that answers instead of the one asked for, if any.
         self.fallback_model: str | None = None
+        # What was asked and the bot that answers cannot be told, by name.
+        self.ignored: tuple[str, ...] = ()
         self.usage = Usage(admitted.reservation.prompt_tokens, 0)
         self._ledger = relay.ledger
         self._directory = relay.directory

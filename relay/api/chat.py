@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from urllib.parse import quote
 
 from django.http import HttpResponse, StreamingHttpResponse
@@ -25,6 +26,8 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
     caller = await request.relay.caller(who)
     chat = await parsed(request.body)
     answer = await request.relay.ask(who, caller, chat)
+    # An answer may take minutes, and the files that were asked with may be large.
+    chat = replace(chat, messages=())
     response: HttpResponse | StreamingHttpResponse
     if chat.stream:
         encoder = openai_chat.Encoder(model=chat.model, include_usage=chat.include_usage)
@@ -36,8 +39,8 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
                 events += batch
         response = json_response(openai_chat.collect(events, model=chat.model, counted=answer.usage))
     add_rate_limits(response, answer.rate_limits)
-    if chat.ignored:
-        response["x-poe-relay-ignored"] = ", ".join(chat.ignored)
+    if answer.ignored:
+        response["x-poe-relay-ignored"] = ", ".join(answer.ignored)
     if answer.fallback_model is not None:
         response["x-poe-relay-model"] = quote(answer.fallback_model)
     return response

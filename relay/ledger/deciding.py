@@ -273,8 +273,9 @@ def admit(page: Page, admission: Admission) -> Answer:
     refusal: RelayError | None = _too_large(admission)
     if refusal is not None:
         return refusal
+    its_rules = rules.OWN_RULES if admission.accounting == "own" else rules.RULES
     for reservation in admission.reservations:
-        refusal = _refusal(found, admission.limits, reservation, rules.RULES)
+        refusal = _refusal(found, admission.limits, reservation, its_rules)
         if refusal is None:
             return _take(page, admission, reservation, found)
     assert refusal is not None
@@ -390,7 +391,9 @@ def change_(page: Page, change: Change) -> Answer:
     is_probe = False
     if more.tokens or more.points:
         periods.turn(token, user, team, change.admission.time_zone, page.now)
-        refused = _refusal([_as_of(row, meter) for meter in found], limits, more, rules.EXTENSION_RULES)
+        is_own = (change.accounting or row.accounting) == "own"
+        its_rules = rules.OWN_EXTENSION_RULES if is_own else rules.EXTENSION_RULES
+        refused = _refusal([_as_of(row, meter) for meter in found], limits, more, its_rules)
     if refused is None and change.candidates:
         claimed = _change_key(page, row, change.candidates)
         if isinstance(claimed, RelayError):

@@ -138,6 +138,9 @@ RULES: tuple[Rule, ...] = (
 # What a larger reservation of a running request is asked: it is no further request.
 EXTENSION_RULES: tuple[Rule, ...] = (tokens_per_minute, points_per_day, points_per_month)
 BUDGETS = frozenset({"points_per_day", "points_per_month"})
+# With a key that a user or a team brought along: not even a budget that Poe's corrections have overdrawn is asked.
+OWN_RULES: tuple[Rule, ...] = (requests_per_minute, tokens_per_minute, requests_in_flight)
+OWN_EXTENSION_RULES: tuple[Rule, ...] = (tokens_per_minute,)
 
 
 def fits(meter: Meter, limits: Limits, reservation: Reservation) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
@@ -26,18 +27,22 @@ def order(directory: Directory, mapping: Mapping, caller: Caller, conversation: 
 
     So a conversation stays on one key (Poe's caches help) while nothing is stored for it. Raises NoKeyAvailable.
     """
-    usable = [
+    theirs = [
         (account, key)
         for key in directory.keys.values()
-        if (account := directory.accounts.get(key.account_id))
-        and key.enabled
-        and key.secret
-        and _may_serve(account, mapping, caller)
+        if (account := directory.accounts.get(key.account_id)) and _is_for(account, caller)
     ]
-    if any(_is_own(account) and account.own_use == "only" for account, _key in usable):
-        usable = [(account, key) for account, key in usable if _is_own(account)]
+    only = _only({account.id: account for account, _key in theirs}.values())
+    usable = [
+        (account, key)
+        for account, key in theirs
+        if key.enabled
+        and key.secret
+        and _may_serve(account, mapping)
+        and (only is None or account.id in only)
+    ]
     if not usable:
-        raise NoKeyAvailable(_reason(mapping))
+        raise NoKeyAvailable(_reason(mapping) if only is None else _reason_of_only(mapping))
     ranked = [
         (_distance(account, caller), -key.priority, -_score(key, conversation), key.id, key)
         for account, key in usable
@@ -54,14 +59,25 @@ def tiers(directory: Directory, mapping: Mapping, caller: Caller, conversation: 
     ]
 
 
-def _may_serve(account: AccountEntry, mapping: Mapping, caller: Caller) -> bool:
-    if not account.enabled or account.team_id not in (None, caller.team_id):
-        return False
-    if account.user_id not in (None, caller.user_id) or (_is_own(account) and account.own_use == "never"):
+def _is_for(account: AccountEntry, caller: Caller) -> bool:
+    return account.team_id in (None, caller.team_id) and account.user_id in (None, caller.user_id)
+
+
+def _may_serve(account: AccountEntry, mapping: Mapping) -> bool:
+    if not account.enabled or (_is_own(account) and account.own_use == "never"):
         return False
     if mapping.account_id is not None:
         return account.id == mapping.account_id
     return not account.is_demo
+
+
+def _only(accounts: Iterable[AccountEntry]) -> frozenset[int] | None:
+    """To which of these the caller keeps, or the caller's team: a key of them that cannot serve opens no other."""
+    own = [account for account in accounts if _is_own(account)]
+    if not any(account.own_use == "only" for account in own):
+        return None
+    persons = [account for account in own if account.user_id is not None and account.own_use == "only"]
+    return frozenset(account.id for account in persons or own)
 
 
 def _is_own(account: AccountEntry) -> bool:
@@ -91,6 +107,13 @@ def _reason(mapping: Mapping) -> str:
     return (
         "No Poe key is stored yet that may serve you. "
         "An administrator can add one in the panel: Relay, Poe keys (/admin/relay/poekey/add/)."
+    )
+
+
+def _reason_of_only(mapping: Mapping) -> str:
+    return (
+        f"You or your team chose to ask no Poe key but your own, and it cannot serve the model {mapping.model!r}. "
+        "See /me/poe-key/ and /team/poe-key/."
     )
 
 

@@ -38,10 +38,22 @@ class Upstream:
     left: asyncio.Event = field(default_factory=asyncio.Event)  # a client closed its connection
 
     def key(
-        self, proxy: str = "", *, secret: str = SECRET, host: str = "127.0.0.1", scheme: str = "http"
+        self,
+        proxy: str = "",
+        *,
+        secret: str = SECRET,
+        host: str = "127.0.0.1",
+        scheme: str = "http",
+        account_id: int = 1,
     ) -> Key:
         root = f"{scheme}://{host}:{self.port}/"
-        return Key(secret=secret, base_url=root + "bot/", upload_url=root + "poe_api/", proxy=proxy)
+        return Key(
+            secret=secret,
+            base_url=root + "bot/",
+            upload_url=root + "poe_api/",
+            account_id=account_id,
+            proxy=proxy,
+        )
 
 
 Script = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
-import re
 import time
 import traceback
 from collections.abc import AsyncIterator
@@ -454,7 +452,7 @@ async def test_an_upstream_that_nobody_serves_is_broken() -> None:
 @pytest.mark.parametrize("base_url", ["ftp://127.0.0.1/bot/", "http:///bot/", "nothing", "http://[1/"])
 async def test_an_address_that_cannot_be_used_is_broken(base_url: str) -> None:
     poe = Poe()
-    key = Key(secret=SECRET, base_url=base_url, upload_url="")
+    key = Key(secret=SECRET, base_url=base_url, upload_url="", account_id=1)
 
     with pytest.raises(UpstreamBroken):
         await anext(poe.stream(HELLO, bot="B", key=key))
@@ -951,118 +949,6 @@ async def test_a_large_question_is_sent_whole() -> None:
     chat = ChatRequest(model="m", messages=(Message("user", (TextPart(words),)),))
 
     assert (await sent(chat)).json["query"][0]["content"] == words
-
-
-# Uploads.
-
-
-def uploading(status: str = "200 OK", answer: object = None) -> Script:
-    async def script(request: scripted.Request, writer: asyncio.StreamWriter) -> None:
-        if request.target.startswith("/bot/"):
-            await answering(DONE)(request, writer)
-            return
-        number = max(map(len, re.findall(rb"x+", request.body)), default=0)
-        said = (
-            {"attachment_url": f"https://up/{number}", "mime_type": "image/webp"}
-            if answer is None
-            else answer
-        )
-        body = said if isinstance(said, bytes) else json.dumps(said).encode()
-        await answering(body, status, content_type="application/json", retry_after="9")(request, writer)
-
-    return script
-
-
-def with_files(*files: FilePart) -> ChatRequest:
-    return ChatRequest(model="m", messages=(Message("user", (TextPart("see"), *files)),))
-
-
-async def test_files_are_uploaded_before_the_question() -> None:
-    poe = Poe()
-    picture = FilePart('图 "1".png', "image/png", data=b"x" * 5)
-    chat = with_files(picture, FilePart("b.txt", "text/plain", data=b"x" * 7), picture)
-    async with scripted.upstream(uploading()) as upstream:
-        async for _ in poe.stream(chat, bot="B", key=upstream.key()):
-            pass
-        await poe.close()
-    *uploads, question = upstream.requests
-
-    assert [upload.target for upload in uploads] == ["/poe_api/file_upload_3RD_PARTY_POST"] * 2
-    assert {upload.headers["authorization"] for upload in uploads} == {SECRET}
-    parts = b"".join(upload.body for upload in uploads)
-    assert parts.count(b'name="file"; filename="b.txt"') == 1
-    assert parts.count('name="file"; filename="图 _1_.png"'.encode()) == 1
-    assert b"Content-Type: image/png" in parts
-    assert question.json["query"][0]["attachments"] == [
-        {"url": "https://up/5", "content_type": "image/webp", "name": picture.name},
-        {"url": "https://up/7", "content_type": "image/webp", "name": "b.txt"},
-        {"url": "https://up/5", "content_type": "image/webp", "name": picture.name},
-    ]
-
-
-async def test_a_files_name_and_type_break_out_of_nothing() -> None:
-    evil = FilePart('a"\r\nX-Evil: 1\r\n.png', "image/png\r\nX-Evil: 2", data=b"1")
-    poe = Poe()
-    async with scripted.upstream(uploading()) as upstream:
-        async for _ in poe.stream(with_files(evil), bot="B", key=upstream.key()):
-            pass
-        await poe.close()
-
-    body = upstream.requests[0].body
-    assert b"\r\nX-Evil" not in body
-    assert b"Content-Type: application/octet-stream" in body
-
-
-async def test_at_most_four_uploads_run_at_once() -> None:
-    running, most = 0, 0
-
-    async def script(request: scripted.Request, writer: asyncio.StreamWriter) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.02)
-        running -= 1
-        await uploading()(request, writer)
-
-    files = [FilePart(f"{number}.txt", "text/plain", data=b"%d" % number) for number in range(10)]
-    await ask(script, with_files(*files))
-
-    assert most == 4
-
-
-@pytest.mark.parametrize(
-    ("status", "answer", "kind"),
-    [
-        ("401 No", {}, UpstreamUnauthorized),
-        ("403 No", b"<html>", UpstreamUnauthorized),
-        ("429 Wait", {}, UpstreamRateLimited),
-        ("404 No", {}, UpstreamBroken),
-        ("500 No", {}, UpstreamFailed),
-        ("413 No", {"error": {"type": "request_too_large", "message": "over 50 MB"}}, UserError),
-        ("200 OK", b"<html>", UpstreamBroken),
-        ("200 OK", {"attachment_url": "u"}, UpstreamBroken),
-        ("302 Found", {}, UpstreamBroken),
-    ],
-)
-async def test_a_failed_upload_is_told_and_nothing_is_asked(
-    status: str, answer: object, kind: type[RelayError]
-) -> None:
-    poe = Poe()
-    async with scripted.upstream(uploading(status, answer)) as upstream:
-        with pytest.raises(RelayError) as raised:
-            await anext(poe.stream(with_files(FilePart("a", "a/b", data=b"1")), bot="B", key=upstream.key()))
-        await poe.close()
-
-    assert type(raised.value) is kind
-    assert status.startswith("200") or raised.value.retry_after == 9
-    assert [request.target for request in upstream.requests] == ["/poe_api/file_upload_3RD_PARTY_POST"]
-
-
-@pytest.mark.parametrize("deadlines", [Deadlines(idle=0.1), Deadlines(total=0.1)], ids=["idle", "total"])
-async def test_a_stuck_upload_ends(deadlines: Deadlines) -> None:
-    error = await refusal(silent, with_files(FilePart("a", "a/b", data=b"1")), deadlines=deadlines)
-
-    assert isinstance(error, UpstreamTimeout)
 
 
 # Failures of the libraries.

@@ -251,7 +251,7 @@ def key(bot: Bot) -> Iterator[Key]:
     while not server.started:
         threading.Event().wait(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield Key(secret=scripted.SECRET, base_url=f"http://127.0.0.1:{port}/bot/", upload_url="")
+    yield Key(secret=scripted.SECRET, base_url=f"http://127.0.0.1:{port}/bot/", upload_url="", account_id=1)
     server.should_exit = True
     thread.join()
 
