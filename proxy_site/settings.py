@@ -9,7 +9,6 @@ from urllib.parse import unquote, urlsplit
 
 from django.templatetags.static import static
 from django.urls import reverse_lazy
-from django.utils.translation import gettext_lazy as _
 
 from proxy_site import config as configuration
 
@@ -121,7 +120,7 @@ if CONFIG.database_url.startswith("sqlite"):
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
-LOGIN_URL = reverse_lazy("portal:home")
+LOGIN_URL = LOGIN_REDIRECT_URL = reverse_lazy("portal:home")
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
@@ -142,6 +141,16 @@ STORAGES = {
 }
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
+
+EMAIL_HOST = CONFIG.mail.host
+EMAIL_PORT = CONFIG.mail.port
+EMAIL_HOST_USER = CONFIG.mail.user
+EMAIL_HOST_PASSWORD = CONFIG.mail.password.get_secret_value()
+EMAIL_USE_TLS = CONFIG.mail.security == "starttls"
+EMAIL_USE_SSL = CONFIG.mail.security == "tls"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = CONFIG.mail.sender
+SERVER_EMAIL = CONFIG.mail.sender
 
 LOGGING = {
     "version": 1,
@@ -168,54 +177,7 @@ UNFOLD = {
     ],
     "SHOW_LANGUAGES": True,
     "SHOW_HISTORY": True,
-    "SIDEBAR": {
-        "show_search": True,
-        "navigation": [
-            {
-                "title": _("People"),
-                "items": [
-                    {
-                        "title": _("Access tokens"),
-                        "icon": "key",
-                        "link": reverse_lazy("admin:accounts_accesstoken_changelist"),
-                    },
-                    {
-                        "title": _("Users"),
-                        "icon": "person",
-                        "link": reverse_lazy("admin:accounts_user_changelist"),
-                    },
-                    {
-                        "title": _("Teams"),
-                        "icon": "group",
-                        "link": reverse_lazy("admin:accounts_team_changelist"),
-                    },
-                ],
-            },
-            {
-                "title": _("Relay"),
-                "items": [
-                    {
-                        "title": _("Usage records"),
-                        "icon": "receipt_long",
-                        "link": reverse_lazy("admin:relay_usagerecord_changelist"),
-                    },
-                    {
-                        "title": _("Mappings"),
-                        "icon": "alt_route",
-                        "link": reverse_lazy("admin:relay_botmapping_changelist"),
-                    },
-                    {
-                        "title": _("Poe keys"),
-                        "icon": "vpn_key",
-                        "link": reverse_lazy("admin:relay_poekey_changelist"),
-                    },
-                    {
-                        "title": _("Poe accounts"),
-                        "icon": "account_balance_wallet",
-                        "link": reverse_lazy("admin:relay_poeaccount_changelist"),
-                    },
-                ],
-            },
-        ],
-    },
+    "STYLES": [lambda request: static("panel/panel.css")],
+    "DASHBOARD_CALLBACK": "relay.panel.attention.dashboard",
+    "SIDEBAR": {"show_search": True, "navigation": "relay.panel.sidebar.navigation"},
 }

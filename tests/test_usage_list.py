@@ -126,7 +126,7 @@ def test_walking_down_and_up_again_shows_every_record_once(
     root: Client, monkeypatch: pytest.MonkeyPatch, settings: Any, query: str, wanted: Any
 ) -> None:
     settings.TIME_ZONE = "UTC"
-    monkeypatch.setattr("relay.admin.UsageRecordAdmin.list_per_page", 17)
+    monkeypatch.setattr("relay.admin.usage.UsageRecordAdmin.list_per_page", 17)
     expected = [row.id for row in many() if wanted(row)]
 
     pages = list(walk(root, query, "Older"))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from relay.admin import accounts, keys, mappings, usage
+from relay.admin import accounts, bots, events, keys, mappings, usage
 
-__all__ = ["accounts", "keys", "mappings", "usage"]
+__all__ = ["accounts", "bots", "events", "keys", "mappings", "usage"]

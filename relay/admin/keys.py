@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import path, reverse
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.http import require_POST
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminSelectWidget
 
+from relay import standings
+from relay.admin import standings as shown
 from relay.admin.messages import told
+from relay.errors import RelayError
 from relay.models import PoeAccount, PoeKey
+from relay.pool import keeping
 
 
 class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -49,6 +62,7 @@ class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
             "requests_per_minute",
             "requests_in_flight",
             "proxy",
+            "poe_name",
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,18 +103,19 @@ class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 class PoeKeyAdmin(ModelAdmin):
     form = PoeKeyForm
     list_display = (
-        "name",
-        "account",
-        "for_team",
-        "ends_with",
+        "named",
+        "state",
+        "account_for",
+        "balance",
         "priority",
         "weight",
-        "requests_in_flight",
-        "enabled",
     )
-    list_filter = ("enabled", "account", "account__team")
-    list_select_related = ("account__team",)
+    list_filter = (shown.StateFilter, "enabled", "account", "account__team")
+    list_select_related = ("health", "account__team", "account__user", "account__health__same_as")
     search_fields = ("name", "last_four", "account__name", "account__team__name")
+    list_after_template = "panel/events.html"
+    change_form_outer_before_template = "admin/relay/poekey/standing.html"
+    change_form_outer_after_template = "admin/relay/poekey/events.html"
     actions = ("enable", "disable")
     readonly_fields = ("ends_with",)
     fieldsets = (
@@ -114,19 +129,33 @@ class PoeKeyAdmin(ModelAdmin):
             },
         ),
         (_("Network"), {"fields": ("proxy",)}),
+        (_("Accounting"), {"fields": ("poe_name",)}),
     )
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         kwargs["fields"] = PoeKeyForm.Meta.fields
         return super().get_form(request, obj, change=change, **kwargs)
 
+    @display(description=_("name"), ordering="name")
+    def named(self, key: PoeKey) -> str:
+        return format_html('{}<br><code class="font-normal text-xs">{}</code>', key.name, self.ends_with(key))
+
     @display(description=_("ends with"))
     def ends_with(self, key: PoeKey) -> str:
-        return format_html("<code>…{}</code>", key.last_four) if key.last_four else "-"
+        return f"…{key.last_four}" if key.last_four else "-"
 
-    @display(description=_("team"), ordering="account__team__name")
-    def for_team(self, key: PoeKey) -> Any:
-        return key.account.team or _("shared")
+    @display(description=_("Poe account"), ordering="account__name")
+    def account_for(self, key: PoeKey) -> str:
+        whose = key.account.user or key.account.team or _("shared")
+        return format_html('{}<br><span class="text-xs">{}</span>', key.account.name, whose)
+
+    @display(description=_("state"))
+    def state(self, key: PoeKey) -> SafeString:
+        return shown.shown(standings.of_key(key), key.account)
+
+    @display(description=_("balance"), ordering="account__health__balance")
+    def balance(self, key: PoeKey) -> SafeString:
+        return shown.balance(key.account)
 
     @admin.action(description=_("Disable"))
     def disable(self, request: HttpRequest, queryset: QuerySet[PoeKey]) -> None:
@@ -135,3 +164,94 @@ class PoeKeyAdmin(ModelAdmin):
     @admin.action(description=_("Enable"))
     def enable(self, request: HttpRequest, queryset: QuerySet[PoeKey]) -> None:
         told(self, request, queryset.update(enabled=True))
+
+    def save_model(self, request: HttpRequest, obj: PoeKey, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)
+        if change and form.cleaned_data["new_secret"]:
+            # After the form's own transaction: it takes the ledger's turn on SQLite.
+            transaction.on_commit(lambda: keeping.revive("key", obj.pk, "a new secret was stored"))
+
+    # How it fares.
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view
+        return [
+            path("<int:pk>/test/", view(require_POST(self.test)), name="relay_poekey_test"),
+            path("<int:pk>/revive/", view(self.revive), name="relay_poekey_revive"),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        events = {
+            "events": shown.last_events(key__isnull=False),
+            "events_link": reverse("admin:relay_poolevent_changelist"),
+        }
+        found: HttpResponse = super().changelist_view(request, {**events, **(extra_context or {})})
+        return found
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        if (key := context.get("original")) is not None:
+            key = self._found(key.pk)
+            context |= {
+                "key": key,
+                "health": getattr(key.account, "health", None),
+                "standing": standings.of_key(key),
+                "events": shown.last_events(key=key),
+                "events_link": f"{reverse('admin:relay_poolevent_changelist')}?key={key.pk}",
+            }
+        found: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return found
+
+    def _found(self, pk: int) -> PoeKey:
+        return get_object_or_404(
+            PoeKey.objects.select_related("health", "account__health__same_as", "account__team"), pk=pk
+        )
+
+    def _to_be_changed(self, request: HttpRequest, pk: int) -> PoeKey:
+        key = self._found(pk)
+        if not self.has_change_permission(request, key):
+            raise PermissionDenied
+        return key
+
+    def test(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Asks Poe for the balance with this very key, which costs nothing."""
+        from relay import balances
+
+        key = self._to_be_changed(request, pk)
+        try:
+            balance = async_to_sync(balances.test)(key.account, key)
+        except RelayError as exc:
+            said = gettext("%(key)s does not work: %(reason)s") % {"key": key.name, "reason": exc.message}
+            self.message_user(request, said, messages.ERROR)
+        else:
+            said = gettext("%(key)s works: %(points)s points are left.")
+            self.message_user(
+                request, said % {"key": key.name, "points": f"{balance.points:,}"}, messages.SUCCESS
+            )
+        return redirect("admin:relay_poekey_change", pk)
+
+    def revive(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Asks (GET), then puts the key, and its account if that is out too, back into service (POST)."""
+        key = self._to_be_changed(request, pk)
+        if request.method == "POST":
+            reason = f"put back into service by {request.user}"
+            keeping.revive("key", key.pk, reason)
+            keeping.revive("account", key.account_id, reason)
+            self.log_change(request, key, reason)
+            said = gettext("%(name)s is asked again.") % {"name": key.name}
+            self.message_user(request, said, messages.SUCCESS)
+            return redirect("admin:relay_poekey_change", pk)
+        own = standings.of_health(getattr(key, "health", None))
+        its = standings.of_health(getattr(key.account, "health", None))
+        context = {
+            **self.admin_site.each_context(request),
+            "title": gettext("Put back into service"),
+            "name": key.name,
+            "standings": [each for each in (own, replace(its, of_account=True)) if each.is_out],
+            "opts": self.model._meta,
+            "original": key,
+            "back_url": reverse("admin:relay_poekey_change", args=[pk]),
+        }
+        return render(request, "panel/revive.html", context)

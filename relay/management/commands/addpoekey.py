@@ -16,6 +16,7 @@ from accounts.models import Team
 from relay.importing import proxy_url, why_not_a_poe_key
 from relay.management.poe_keys import by_secret
 from relay.models import PoeAccount, PoeKey
+from relay.pool import keeping
 
 LONGEST_SECRET = 1000
 NAMES = {"name": "NAME", "priority": "--priority", "weight": "--weight", "proxy": "--proxy"}
@@ -60,6 +61,8 @@ class Command(BaseCommand):
             raise CommandError(
                 "somebody else stored that key or account at this moment: run it again."
             ) from None
+        if old:
+            keeping.revive("key", key.pk, "a new secret was stored")
         did = "replaced in" if old else "added to"
         asleep = "" if key.enabled and key.account.enabled else " It is disabled: nobody is served by it yet."
         self.stdout.write(f"{key} {did} the account {key.account}.{asleep}")
