@@ -61,6 +61,8 @@ class Background:
         self._jobs: dict[str, asyncio.Task[None]] = {}
         # When the lease runs out and when it is renewed, by time.monotonic().
         self._held_until = self._renew_at = self._clear_at = 0.0
+        # Taking it was begun, and may succeed even if nobody waits for it any more.
+        self._may_hold = False
 
     @property
     def holds_lease(self) -> bool:
@@ -127,9 +129,10 @@ class Background:
         had = self.holds_lease
         if had and now < self._renew_at:
             return 0
+        self._may_hold = True
         left = await self._aside.run(leases.take, LEASE, self.holder, LEASE_SECONDS)
         if left:
-            self._held_until = 0.0
+            self._held_until, self._may_hold = 0.0, False
             await self._drop_jobs()
             await self._aside.let_go()
             return left
@@ -141,9 +144,9 @@ class Background:
 
     async def _release(self) -> None:
         await self._drop_jobs()
-        if not self._held_until:
+        if not self._may_hold:
             return
-        self._held_until = 0.0
+        self._held_until, self._may_hold = 0.0, False
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._aside.run(leases.give_back, LEASE, self.holder)

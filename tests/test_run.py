@@ -183,7 +183,7 @@ def test_a_key_added_meanwhile_is_used_without_a_restart(start: Start) -> None:
 
     assert "0123456789" not in add.stdout + add.stderr
     # The key is asked with: here its outbound proxy is nowhere, so that nothing leaves this machine.
-    assert ask().json()["error"]["code"] in ("upstream_broken", "upstream_timeout")
+    assert ask().json()["error"]["code"] in ("upstream_unreachable", "upstream_timeout")
     stop(server)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,34 +23,56 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from relay.demo import account as accounts
 from relay.demo import files as uploads
-from relay.demo.account import Account, count_words
+from relay.demo.account import NO_LAG, DemoKey, Lag, Payer, Payers, count_words, payers_of
 from relay.demo.bots import BOTS
 from relay.demo.faulty import HANDLE as FAULTY
 from relay.demo.faulty import Faulty
 from relay.demo.files import Files
-from relay.demo.refusals import is_bearer, refusal
+from relay.demo.refusals import find_bearer, refusal
 
 PREFIX = "/bot/"
 HANDLES = {handle.lower(): handle for handle in BOTS}
 
 
-def make(key: str, *, public_url: str) -> ASGIApp:
-    """`key` is the only Poe key that the server accepts; `public_url` is where its files are found."""
-    if len(key) != 32:
-        raise ValueError("a Poe key of the demo server has 32 characters")
-    account, files = Account(), Files(public_url)
+def make(
+    keys: str | Sequence[DemoKey],
+    *,
+    public_url: str,
+    lag: Lag = NO_LAG,
+    catalogue: Sequence[dict[str, Any]] = (),
+) -> ASGIApp:
+    """`keys` are the only Poe keys that the server accepts; a plain one is that of the account `demo`.
+
+    `public_url` is where its files are found, `lag` how far the history runs behind, `catalogue` what is listed beside
+    the bots that there are.
+    """
+    payers = payers_of([DemoKey(keys)] if isinstance(keys, str) else keys, lag)
+    files = Files(public_url)
     scripts: Scripts = {}
     listings = [bot.listing for bot in BOTS.values()]
     routes = [
-        *accounts.routes(account, listings, key),
-        *uploads.routes(files, key),
-        *_script_routes(scripts, key),
+        *accounts.routes(payers, listings, catalogue),
+        *uploads.routes(files, payers),
+        *_script_routes(scripts, payers),
     ]
-    bots = _bots(key, account, files)
-    return DemoServer(bots, Faulty(bots, key, account), Starlette(routes=routes), scripts, account, key)
+    doors = {secret: _door(secret, payer, files) for secret, payer in payers.items()}
+    return DemoServer(doors, Starlette(routes=routes), scripts, payers)
 
 
-def _bots(key: str, account: Account, files: Files) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The bots as whoever asks with this key meets them: fastapi-poe knows one key a bot."""
+
+    bots: ASGIApp
+    faulty: ASGIApp
+
+
+def _door(key: str, payer: Payer, files: Files) -> Door:
+    bots = _bots(key, payer, files)
+    return Door(bots, Faulty(bots, key, payer))
+
+
+def _bots(key: str, payer: Payer, files: Files) -> ASGIApp:
     # fastapi-poe warns at length that settings are not synced and logs requests that it could not read.
     logging.getLogger("uvicorn.default").disabled = True
     app = FastAPI(openapi_url=None)
@@ -59,8 +81,7 @@ def _bots(key: str, account: Account, files: Files) -> ASGIApp:
         app.add_exception_handler(raised, _not_a_query)
     # Without a bot_name it checks the access key but does not send the bots' settings to api.poe.com.
     bots = [
-        bot(path=PREFIX + handle, access_key=key, files=files, account=account)
-        for handle, bot in BOTS.items()
+        bot(path=PREFIX + handle, access_key=key, files=files, payer=payer) for handle, bot in BOTS.items()
     ]
     fastapi_poe.make_app(bots, app=app)
     return app
@@ -85,27 +106,29 @@ Scripts = dict[str, Script]
 class DemoServer:
     """Finds the bot that a path names: handles are read without regard to case, as Poe does."""
 
-    bots: ASGIApp
-    faulty: ASGIApp
+    doors: Mapping[str, Door]
     others: ASGIApp
     scripts: Scripts
-    account: Account
-    key: str
+    payers: Payers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             return await self.others(scope, receive, send)
+        request = Request(scope, receive)
+        secret = find_bearer(request.headers.get("authorization"), self.payers)
         named = scope["path"].removeprefix(PREFIX).lower()
         script = self.scripts.get(named)
         if script is None and named in HANDLES:
             handle = HANDLES[named]
-            app = self.faulty if handle == FAULTY else self.bots
+            # Whoever has no key is refused at any door.
+            door = self.doors[secret] if secret else next(iter(self.doors.values()))
+            app = door.faulty if handle == FAULTY else door.bots
             return await app({**scope, "path": PREFIX + handle}, receive, send)
-        response = await self._answer(script, Request(scope, receive))
+        response = await self._answer(script, request, self.payers[secret] if secret else None)
         await response(scope, receive, send)
 
-    async def _answer(self, script: Script | None, request: Request) -> Response:
-        if not is_bearer(request.headers.get("authorization"), self.key):
+    async def _answer(self, script: Script | None, request: Request, payer: Payer | None) -> Response:
+        if payer is None:
             return refusal(401, "Invalid access key")
         if script is None:
             return refusal(404, "Bot does not exist")
@@ -116,9 +139,9 @@ class DemoServer:
             return await _not_a_query(request, ValueError())
         if asked.get("type") != "query":
             return JSONResponse({})
-        return EventSourceResponse(self._play(script, words), ping=0)
+        return EventSourceResponse(self._play(script, words, payer), ping=0)
 
-    async def _play(self, script: Script, words_in: int) -> AsyncIterator[ServerSentEvent]:
+    async def _play(self, script: Script, words_in: int, payer: Payer) -> AsyncIterator[ServerSentEvent]:
         words_out = 0
         try:
             for number, (name, data) in enumerate(script.events):
@@ -127,12 +150,12 @@ class DemoServer:
                 words_out += count_words(data) if name in ("text", "replace_response") else 0
                 yield ServerSentEvent(data, event=name)
         finally:
-            self.account.charge(script.bot, words_in, words_out)
+            payer.charge(script.bot, words_in, words_out)
 
 
-def _script_routes(scripts: Scripts, key: str) -> list[Route]:
+def _script_routes(scripts: Scripts, keys: Collection[str]) -> list[Route]:
     async def define(request: Request) -> Response:
-        if not is_bearer(request.headers.get("authorization"), key):
+        if find_bearer(request.headers.get("authorization"), keys) is None:
             return refusal(401, "Invalid access key")
         try:
             script = _parse_script(await request.json())

@@ -19,7 +19,7 @@ from fastapi_poe.types import ReportErrorRequest, RequestContext, ToolDefinition
 from sse_starlette.event import ServerSentEvent
 
 from relay.demo import faulty
-from relay.demo.account import Account, Listing, count_words
+from relay.demo.account import Listing, Payer, count_words
 from relay.demo.files import Files, StoredFile
 from relay.demo.parameters import DELAY, MOST_REPEATS, REPEAT, delay, number
 
@@ -28,12 +28,12 @@ Said: TypeAlias = PartialResponse | ServerSentEvent | DataResponse
 
 @dataclass(kw_only=True)
 class DemoBot(PoeBot):
-    """A PoeBot that charges the demo account for what it says, even when the listener leaves early."""
+    """A PoeBot that charges whoever asks for what it says, even when the listener leaves early."""
 
     listing: ClassVar[Listing]
 
     files: Files
-    account: Account
+    payer: Payer
     should_insert_attachment_messages: bool = False
 
     @abstractmethod
@@ -49,7 +49,7 @@ class DemoBot(PoeBot):
                 yield event
         finally:
             words_in = sum(count_words(message.content) for message in request.query)
-            self.account.charge(self.listing.handle, words_in, words_out, self.listing.points_per_message)
+            self.payer.charge(self.listing.handle, words_in, words_out, self.listing.points_per_message)
 
     async def on_error(self, error_request: ReportErrorRequest) -> None:
         """Clients report what they could not read, with its content: not for the log."""

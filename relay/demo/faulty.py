@@ -21,7 +21,7 @@ from fastapi_poe import ErrorResponse
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from relay.demo.account import Account, count_words
+from relay.demo.account import Payer, count_words
 from relay.demo.parameters import delay
 from relay.demo.refusals import is_bearer, refusal
 
@@ -316,7 +316,7 @@ class Faulty:
 
     app: ASGIApp
     key: str
-    account: Account
+    payer: Payer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -333,7 +333,7 @@ class Faulty:
         await self._commit(FAULTS[word], wire)
         if wire.answered:  # like Poe: who was refused or never answered pays nothing
             asked = sum(count_words(str(message.get("content", ""))) for message in query)
-            self.account.charge(HANDLE, asked, wire.words)
+            self.payer.charge(HANDLE, asked, wire.words)
 
     async def _commit(self, fault: Fault, wire: Wire) -> None:
         watcher = asyncio.create_task(wire.watch())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser
@@ -50,9 +51,9 @@ class Files:
         return self._kept.get(id)
 
 
-def routes(files: Files, key: str) -> list[Route]:
+def routes(files: Files, keys: Collection[str]) -> list[Route]:
     async def upload(request: Request) -> Response:
-        if not is_plain(request.headers.get("authorization"), key):
+        if not any(is_plain(request.headers.get("authorization"), key) for key in keys):
             return refusal(401, "Invalid API key")
         try:
             form = parse_form(request.headers.get("content-type", ""), await request.body())

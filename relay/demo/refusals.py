@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from starlette.responses import JSONResponse
 
@@ -34,6 +34,11 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
 
 def is_bearer(authorization: str | None, key: str) -> bool:
     return is_plain(authorization, f"Bearer {key}")
+
+
+def find_bearer(authorization: str | None, keys: Iterable[str]) -> str | None:
+    """Which of the keys it is."""
+    return next((key for key in keys if is_bearer(authorization, key)), None)
 
 
 def is_plain(authorization: str | None, key: str) -> bool:

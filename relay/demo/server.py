@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from relay.demo.account import NO_LAG, DemoKey, Lag
 from relay.demo.app import make
 
 
@@ -15,7 +16,16 @@ class CannotListen(Exception):
     """The address is busy or not ours; the message says which and why."""
 
 
-def serve(key: str, *, host: str, port: int, ready: Callable[[str], None], with_parent: bool = False) -> None:
+def serve(
+    keys: str | Sequence[DemoKey],
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    with_parent: bool = False,
+    lag: Lag = NO_LAG,
+    catalogue: Sequence[dict[str, Any]] = (),
+) -> None:
     """Block until stopped. `ready` is told the server's URL once it listens; port 0 takes a free one."""
     parent = os.getppid()
     _prefer_uvloop()
@@ -34,7 +44,7 @@ def serve(key: str, *, host: str, port: int, ready: Callable[[str], None], with_
 
     def listening() -> None:
         url = _url(host, server.listening_addresses[0][1])
-        server.application = make(key, public_url=url)
+        server.application = make(keys, public_url=url, lag=lag, catalogue=catalogue)
         reactor.callLater(0, ready, url)  # by then the signals are handled too
 
     endpoints = build_endpoint_description_strings(host=host, port=port)

@@ -416,7 +416,7 @@ class Migration(migrations.Migration):
                     models.Index(fields=["account", "-at"], name="relay_poecharge_recent"),
                     models.Index(fields=["at"], name="relay_poecharge_at"),
                     models.Index(
-                        fields=["match", "at", "bot", "is_ambiguous", "estimated_points", "points"],
+                        fields=["match", "bot", "at", "is_ambiguous", "estimated_points", "points"],
                         name="relay_poecharge_figures",
                     ),
                     models.Index(

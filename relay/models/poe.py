@@ -332,6 +332,11 @@ class PoeCharge(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["account", "-at"], name="relay_poecharge_recent"),
             models.Index(fields=["at"], name="relay_poecharge_at"),
+            # All that the figures of the last days are made of: the rows themselves are not read.
+            models.Index(
+                fields=["match", "bot", "at", "is_ambiguous", "estimated_points", "points"],
+                name="relay_poecharge_figures",
+            ),
             models.Index(
                 fields=["account", "at"],
                 name="relay_poecharge_waiting",

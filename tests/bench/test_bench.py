@@ -153,6 +153,7 @@ def test_the_relay_has_nothing_of_whoever_runs_the_bench(
     assert {name for name in env if name.startswith("POE_RELAY_")} == {
         "POE_RELAY_CONFIG",
         "POE_RELAY_DATA_DIR",
+        "POE_RELAY_POE__API_URL",
     }
 
 

@@ -1,9 +1,12 @@
-"""The demo Poe account: balance, history, catalogue and uploads, as a client of Poe sees them."""
+"""The demo Poe accounts: balance, history, catalogue and uploads, as a client of Poe sees them."""
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import fastapi_poe
@@ -12,7 +15,7 @@ import pytest
 import pytest_asyncio
 from fastapi_poe.client import AttachmentUploadError
 
-from relay.demo.account import GRANT, Account
+from relay.demo.account import GRANT, Account, DemoKey, History, Lag, read_catalogue
 from relay.demo.app import make
 from relay.demo.files import Files, StoredFile, parse_form
 from tests.demo.asking import Poe
@@ -35,6 +38,14 @@ def transport() -> httpx.ASGITransport:
 async def poe(transport: httpx.ASGITransport) -> AsyncIterator[Poe]:
     async with httpx.AsyncClient(transport=transport) as session:
         yield Poe("http://demo", KEY, session)
+
+
+def newest(account: Account) -> dict[str, Any]:
+    return next(account.history.newest_first())
+
+
+def numbered(account: Account, number: int) -> dict[str, Any]:
+    return [*account.history.newest_first()][-number]
 
 
 async def upload(transport: httpx.ASGITransport, name: str, data: bytes, key: str) -> fastapi_poe.Attachment:
@@ -61,7 +72,7 @@ def test_a_charge_lowers_the_balance_and_says_what_for() -> None:
     points = account.charge("Demo-Echo", 21, 5, per_message=200)
 
     assert (points, account.balance) == (3 + 3 + 200, 794)
-    row = account.history[0]
+    row = newest(account)
     assert row["cost_breakdown_in_points"] == {
         "Input": "3 points (21 tokens)",
         "Output": "3 points (5 tokens)",
@@ -96,7 +107,7 @@ def test_the_history_goes_back_page_by_page(
     account = Account()
     for number in range(1, 6):
         account.charge(f"bot {number}", 0, number)
-    cursor = account.history[5 - after]["query_id"] if after else None
+    cursor = numbered(account, after)["query_id"] if after else None
 
     rows, more = account.page(limit, cursor)
 
@@ -192,7 +203,7 @@ async def test_the_prices_of_the_catalogue_are_those_that_are_charged(poe: Poe) 
 
     account.charge("Demo-Echo", 1000, 500)
 
-    paid = Decimal(account.history[0]["cost_usd"])
+    paid = Decimal(newest(account)["cost_usd"])
     assert paid == 1000 * Decimal(pricing["prompt"]) + 500 * Decimal(pricing["completion"])
 
 
@@ -272,3 +283,120 @@ def test_a_file_name_never_carries_a_path() -> None:
     assert parse_form("multipart/form-data; boundary=b", body)["file"] == StoredFile(
         "cat.png", "image/png", b"x"
     )
+
+
+# Several keys.
+
+KEYS = [
+    DemoKey("a" * 32, "one", "first"),
+    DemoKey("b" * 32, "one", "second"),
+    DemoKey("c" * 32, "two", "third"),
+]
+
+
+def server(**options: Any) -> list[Poe]:
+    """The same server, as each key's owner asks it."""
+    transport = httpx.ASGITransport(make(KEYS, public_url="http://demo", **options))
+    return [Poe("http://demo", key.secret, httpx.AsyncClient(transport=transport)) for key in KEYS]
+
+
+@pytest.mark.asyncio
+async def test_two_keys_may_share_an_account() -> None:
+    first, second, third = server()
+    for poe, text in ((first, "one"), (second, "two two"), (third, "three three three")):
+        assert (await poe.post("Demo-Echo", text)).status_code == 200
+
+    told = [(await get(poe, "/usage/points_history"))["data"] for poe in (first, second, third)]
+    balances = [
+        (await get(poe, "/usage/current_balance"))["current_point_balance"] for poe in (first, second)
+    ]
+
+    assert told[0] == told[1]
+    assert [row["api_key_name"] for row in told[0]] == ["second", "first"]
+    assert [row["api_key_name"] for row in told[2]] == ["third"]
+    assert balances[0] == balances[1] == GRANT - sum(row["cost_points"] for row in told[0])
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("bot", ["Demo-Echo", "Demo-Faulty", "Scripted"])
+async def test_every_kind_of_bot_charges_whoever_asks(bot: str) -> None:
+    _first, _second, third = server()
+    script = {"bot": "Scripted", "events": [["text", {"text": "hi"}], ["done", {}]]}
+    await third.session.post(f"{third.url}/demo/script", json=script, headers=third.bearer)
+
+    await third.post(bot, "no-done if you can")
+
+    [row] = (await get(third, "/usage/points_history"))["data"]
+    assert (row["bot_name"], row["api_key_name"]) == (bot, "third")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("bot", ["Demo-Echo", "Scripted"])
+async def test_a_key_that_there_is_not_opens_no_door(bot: str) -> None:
+    first, *_others = server()
+    stranger = Poe(first.url, "d" * 32, first.session)
+
+    assert (await stranger.post(bot, "hi")).status_code == 401
+    assert (await get(first, "/usage/points_history"))["data"] == []
+
+
+@pytest.mark.asyncio
+async def test_the_history_may_run_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *_others = server(lag=Lag(hidden_seconds=10, zero_seconds=20))
+    began = time.time_ns()
+    await first.post("Demo-Echo", "one")
+
+    async def row_after(seconds: int) -> dict[str, Any] | None:
+        monkeypatch.setattr("relay.demo.account.time.time_ns", lambda: began + seconds * 10**9)
+        rows = (await get(first, "/usage/points_history"))["data"]
+        return rows[0] if rows else None
+
+    assert await row_after(9) is None
+    early, late = await row_after(12), await row_after(32)
+    assert early is not None and late is not None
+    assert (early["cost_points"], early["cost_breakdown_in_points"]) == (0, None)
+    assert late["cost_points"] == 2
+    assert early["query_id"] == late["query_id"]
+
+
+def test_a_long_history_is_read_at_once() -> None:
+    account = Account()
+    for number in range(25_000):
+        account.charge("Demo-Echo", number, 1)
+    cursor, seen, began = None, 0, time.process_time()
+
+    while True:
+        rows, has_more = account.page(100, cursor)
+        seen += len(rows)
+        cursor = rows[-1]["query_id"]
+        if not has_more:
+            break
+
+    assert seen == 25_000
+    assert time.process_time() - began < 1
+
+
+def test_the_oldest_charges_are_forgotten() -> None:
+    history = History(most=10)
+    for number in range(25):
+        history.add({"query_id": str(number)})
+
+    left = [row["query_id"] for row in history.newest_first()]
+
+    assert left == [str(number) for number in range(24, 24 - len(left), -1)]
+    assert 9 <= len(left) <= 10
+    assert next(history.newest_first("20"))["query_id"] == "19"
+    with pytest.raises(LookupError):
+        history.newest_first("3")
+
+
+@pytest.mark.asyncio
+async def test_a_catalogue_of_a_file_is_listed_too(tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.json"
+    file.write_text(json.dumps({"object": "list", "data": [{"id": "GPT-4o", "pricing": None}]}))
+    first, *_others = server(catalogue=read_catalogue(file))
+
+    listed = (await first.session.get(f"{first.url}/v1/models")).json()["data"]
+
+    assert {"id": "GPT-4o", "pricing": None} in listed
+    assert "demo-echo" in {entry["id"] for entry in listed}

@@ -49,3 +49,14 @@ def test_a_busy_port_is_one_sentence(tmp_path: Path) -> None:
 
     told = f"CommandError: The demo Poe server cannot listen on 127.0.0.1:{port}: address already in use."
     assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (1, "", told)
+
+
+def test_a_catalogue_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "catalogue.json"
+    file.write_text("[]")
+    ended = subprocess.run(
+        [*COMMAND, "0", "--catalogue", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=10
+    )
+
+    assert ended.returncode == 2
+    assert 'is no catalogue: a file of {"data": [...]} is wanted' in ended.stderr

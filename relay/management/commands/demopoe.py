@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from proxy_site import config
+from relay.demo.account import read_catalogue
 from relay.demo.server import CannotListen, serve
+
+
+def catalogue(path: str) -> list[dict[str, Any]]:
+    try:
+        return read_catalogue(Path(path))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArgumentTypeError(f'{path!r} is no catalogue: a file of {{"data": [...]}} is wanted') from None
 
 
 class Command(BaseCommand):
@@ -23,6 +33,14 @@ class Command(BaseCommand):
             "--with-parent", action="store_true", help="stop when the process that started this one is gone"
         )
 
+        parser.add_argument(
+            "--catalogue",
+            type=catalogue,
+            default=(),
+            metavar="FILE",
+            help="list these models too, of a file as Poe's /v1/models answers",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         configuration = config.get()
         port = configuration.demo.port if options["port"] is None else options["port"]
@@ -33,6 +51,7 @@ class Command(BaseCommand):
                 port=port,
                 ready=self._tell,
                 with_parent=options["with_parent"],
+                catalogue=options["catalogue"],
             )
         except CannotListen as exc:
             raise CommandError(str(exc)) from None
