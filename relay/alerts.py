@@ -38,7 +38,6 @@ SENTENCES = {
     "low_balance": gettext_noop("The Poe account “%(account)s” has few points: %(reason)s."),
     "leak": gettext_noop("Points of the Poe account “%(account)s” may leak: %(reason)s."),
     "same_account": gettext_noop("The Poe account “%(account)s” is another one's twin: %(reason)s."),
-    "bot_gone": gettext_noop("A bot has gone from Poe: %(reason)s."),
 }
 KEY_SENTENCE = gettext_noop("The Poe key “%(key)s” is now “%(became)s”: %(reason)s.")
 ACCOUNT_SENTENCE = gettext_noop("The Poe account “%(account)s” is now “%(became)s”: %(reason)s.")

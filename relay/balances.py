@@ -101,6 +101,8 @@ class Balances:
         state = await self._aside.run(store, account_id, answer, now, due_at)
         if state == State.RESTING:
             await self._aside.run(self._settle_rest, account_id, answer.points, due_at)
+        elif answer.points <= 0:
+            await self._aside.run(_let_rest, account_id, answer.points, now, due_at + MARGIN)
         return state is not None
 
     async def _ask(self, account_id: int) -> Balance | str:
@@ -233,6 +235,17 @@ def _points(number: int) -> str:
     return f"{number:,} {'point' if abs(number) == 1 else 'points'}"
 
 
+def _let_rest(account_id: int, points: int, now: datetime, until: datetime) -> None:
+    """Nobody has to be refused first to find out."""
+
+    def rule(was: Standing, _now: datetime) -> Standing | None:
+        if was.state in (State.RESTING, State.RETIRED):
+            return None
+        return Standing(State.RESTING, f"the balance is {_points(points)}", now, until, was.failures + 1)
+
+    keeping.change("account", account_id, rule, now)
+
+
 def _rest_until(account_id: int, until: datetime) -> None:
     """Longer, or shorter: no change of state, so nobody is told."""
     with transaction_in_turn():
@@ -357,6 +370,12 @@ def _move_readings(younger: PoeAccount, older: PoeAccount) -> None:
     readings = BalanceReading.objects.filter(account=younger)
     _in_steps(readings.filter(at__lt=first) if first else readings, lambda some: some.update(account=older))
     _in_steps(readings, lambda some: some.delete())
+
+
+def forget(account: PoeAccount) -> None:
+    """What was read of it, a little at a time: before it is deleted, which would remove all of it at once."""
+    for rows in (account.charges, account.readings, account.events, account.uploads):
+        _in_steps(rows.all(), lambda some: some.delete())
 
 
 def _in_steps(rows: QuerySet[M], do: Callable[[QuerySet[M]], object]) -> None:

@@ -151,8 +151,11 @@ class GivenUp(Unavailable):
 
 
 class UpstreamError(RelayError):
+    """`is_hearsay`: a bot said so in words of its own, or it is guessed: the client is told, no Poe key is blamed for it."""
+
     status = 502
     code = "upstream_error"
+    is_hearsay = False
 
 
 class UpstreamUnauthorized(UpstreamError):

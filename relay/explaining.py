@@ -13,17 +13,16 @@ from typing import Any
 
 from accounts.models import AccessToken
 from proxy_site.config import Config
-from relay import mappings, pool, standings, turn
+from relay import admitting, mappings, pool, standings, turn
 from relay.directory import LOADERS, AccountEntry, Caller, Changes, Directory, KeyEntry, Mapping, matches
 from relay.directory import read_version as directory_version
 from relay.errors import AllKeysBusy, NoKeyAvailable, RelayError, Unauthenticated
 from relay.events import ChatRequest
-from relay.ledger import Admission, Admitted, Candidate, Reservation, deciding, periods, reserve
+from relay.ledger import Admitted, deciding, periods
 from relay.ledger import meters as rules
-from relay.limits import UNLIMITED, Limits, RateCard
+from relay.limits import UNLIMITED, Limits
 from relay.models import BotMapping, PoeKey
 from relay.models import Meter as MeterRow
-from relay.pipeline import EXTENSION_TOKENS, FREE
 from relay.pool import Tier
 from relay.standings import Standing
 
@@ -264,8 +263,11 @@ def _ask(
     told.keys = list(_key_looks(directory, keys, meters, now))
     told.limits = list(_limit_looks(caller, meters, now)) if caller.token_id else []
     failure: RelayError | None = None
+    chat = ChatRequest(model=mapping.model, messages=())
     for tier in tiers:
-        admission = _admission(config, directory, caller, mapping, tier)
+        admission = admitting.admission(
+            config, directory, caller, chat, mapping, tier, prompt_tokens=PROMPT_TOKENS
+        )
         page = deciding.Page(directory.version, now, {id_: copy(meter) for id_, meter in meters.items()}, {})
         answer = deciding.admit(page, admission)
         if isinstance(answer, Admitted):
@@ -306,7 +308,7 @@ def _key_looks(
             priority=key.priority,
             weight=key.weight,
             standing=standing,
-            is_being_tried=standing.is_due and max(own.blocked_until, its.blocked_until) > now,
+            is_being_tried=standing.is_due and min(own.blocked_until, its.blocked_until) < -now,
             in_flight=own.in_flight,
             slots=key.limits.requests_in_flight,
             left=_left(its.requests_level, per_minute),
@@ -346,46 +348,6 @@ def _limits_of(whose: str, meter: rules.Meter, limits: Limits) -> Iterator[Limit
     for limit, value, so_far, resets in used:
         if value is not None:
             yield LimitLook(whose, limit, value, so_far, max(0, value - so_far), resets)
-
-
-def _admission(
-    config: Config, directory: Directory, caller: Caller, mapping: Mapping, tier: Tier
-) -> Admission:
-    unknown = RateCard(request=config.relay.default_points * 10_000)
-    rates = (mapping.rates or unknown) if tier.counts_in_budgets else FREE
-    return Admission(
-        version=directory.version,
-        request_id="",
-        token_id=caller.token_id,
-        token_prefix=caller.token_prefix,
-        user_id=caller.user_id,
-        user_name=caller.user_name,
-        team_id=caller.team_id,
-        team_name=caller.team_name,
-        time_zone=caller.time_zone,
-        limits=caller.limits,
-        model=mapping.model,
-        bot=mapping.bot,
-        wire="",
-        streamed=False,
-        reservations=_reservations(config, caller, mapping, rates),
-        candidates=tuple(
-            Candidate(key.id, key.name, key.limits, key.account_id, directory.accounts[key.account_id].limits)
-            for key in tier.keys
-        ),
-    )
-
-
-def _reservations(
-    config: Config, caller: Caller, mapping: Mapping, rates: RateCard
-) -> tuple[Reservation, ...]:
-    """As the pipeline does it for a request that names no `max_tokens`."""
-    guess = mapping.default_output_tokens or config.relay.default_output_tokens
-    per_minute = [each.tokens_per_minute for each in caller.limits if each.tokens_per_minute is not None]
-    if per_minute and min(per_minute) > PROMPT_TOKENS:
-        guess = min(guess, min(per_minute) - PROMPT_TOKENS)
-    sizes = (guess, EXTENSION_TOKENS) if guess > EXTENSION_TOKENS else (guess,)
-    return tuple(reserve(rates, PROMPT_TOKENS, tokens, 1 if rates.image else 0) for tokens in sizes)
 
 
 # In plain words, for a terminal.

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from proxy_site.config import Config
-from relay import counting, mappings, parameters, pool, prompting
+from relay import admitting, counting, mappings, parameters, pool, prompting
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
@@ -59,10 +59,6 @@ EXTENSION_TOKENS, EXTENSION_SHARE = 512, 4
 LEAST_TOKENS = 64
 # So far an answer goes beyond its reservation while the database cannot be asked.
 MOST_BEYOND_TOKENS = 4096
-# What counts in nobody's budget.
-FREE = RateCard()
-# No bot answers with more; what a client asks for beyond is reserved in steps, if it ever comes.
-MOST_RESERVED_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,6 @@ class Relay:
         self.directory = Directory()
         self._starting = asyncio.Lock()
         self._ledger: Ledger | None = None
-        self._unknown_rates = RateCard(request=config.relay.default_points * 10_000)
         self.queue = Queue(config.pool.queue_seconds)
         self.keeper = Keeper()
         hours = config.pool.upload_cache_hours
@@ -245,15 +240,17 @@ class Relay:
         """With a key of the first tier that has one free."""
         failure: RelayError | None = None
         for number, tier in enumerate(tiers):
-            rates = self._rates(mapping, tier)
-            admission = _admission(
-                asking,
+            rates = admitting.rates(self.config, mapping, tier)
+            admission = admitting.admission(
+                self.config,
+                self.directory,
                 caller,
                 chat,
                 mapping,
-                self._reservations(caller, chat, mapping, prompt_tokens, rates),
-                self._candidates(tier.keys),
-                accounting=_accounting(tier),
+                tier,
+                prompt_tokens=prompt_tokens,
+                request_id=asking.request_id,
+                wire=asking.wire,
                 is_queued=is_queued or number + 1 < len(tiers),
             )
             try:
@@ -263,6 +260,12 @@ class Relay:
                 if not isinstance(failure, AllKeysBusy):
                     failure = exc
         assert failure is not None
+        if isinstance(failure, NoKeyAvailable) and not any(tier.counts_in_budgets for tier in tiers):
+            raise NoKeyAvailable(
+                "Your own Poe key, or your team's, cannot be asked: it is refused by Poe, out of points or failing, and "
+                "you chose to ask no other. See /me/poe-key/ and /team/poe-key/.",
+                retry_after=failure.retry_after,
+            )
         raise failure
 
     async def _open(self, answer: Answer, chat: ChatRequest, accepted: _Accepted) -> None:
@@ -339,38 +342,14 @@ class Relay:
             if keys := [key for key in tier.keys if key.id in left]:
                 try:
                     return await answer.move(
-                        self._candidates(keys), mapping.bot, self._rates(mapping, tier), _accounting(tier)
+                        admitting.candidates(self.directory, keys),
+                        mapping.bot,
+                        admitting.rates(self.config, mapping, tier),
+                        admitting.accounting(tier),
                     )
                 except (AllKeysBusy, NoKeyAvailable) as exc:
                     failure = exc
         raise failure or NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
-
-    def _rates(self, mapping: Mapping, tier: Tier) -> RateCard:
-        """What counts in the caller's budgets: nothing of what is asked with a key of their own."""
-        return (mapping.rates or self._unknown_rates) if tier.counts_in_budgets else FREE
-
-    def _reservations(
-        self, caller: Caller, chat: ChatRequest, mapping: Mapping, prompt_tokens: int, rates: RateCard
-    ) -> tuple[Reservation, ...]:
-        """What the answer may need: as the client says, or else a guess; if that is too much, enough to begin with."""
-        images = 1 if rates.image else 0
-        if chat.max_tokens is not None:
-            return (reserve(rates, prompt_tokens, min(chat.max_tokens, MOST_RESERVED_TOKENS), images),)
-        guess = mapping.default_output_tokens or self.config.relay.default_output_tokens
-        per_minute = [each.tokens_per_minute for each in caller.limits if each.tokens_per_minute is not None]
-        if per_minute and min(per_minute) > prompt_tokens:
-            # A guess of ours is no reason to refuse what would fit.
-            guess = min(guess, min(per_minute) - prompt_tokens)
-        sizes = (guess, EXTENSION_TOKENS) if guess > EXTENSION_TOKENS else (guess,)
-        return tuple(reserve(rates, prompt_tokens, tokens, images) for tokens in sizes)
-
-    def _candidates(self, keys: Iterable[KeyEntry]) -> tuple[Candidate, ...]:
-        accounts = self.directory.accounts
-        return tuple(
-            Candidate(key.id, key.name, key.limits, key.account_id, accounts[key.account_id].limits)
-            for key in keys
-            if key.account_id in accounts
-        )
 
     def _credential(self, key: KeyEntry, account: AccountEntry) -> Key:
         return Key(
@@ -380,43 +359,6 @@ class Relay:
             account_id=account.id,
             proxy=key.proxy or ("" if account.is_demo else self.config.poe.proxy),
         )
-
-
-def _admission(
-    asking: Asking,
-    caller: Caller,
-    chat: ChatRequest,
-    mapping: Mapping,
-    reservations: tuple[Reservation, ...],
-    candidates: tuple[Candidate, ...],
-    *,
-    accounting: str,
-    is_queued: bool,
-) -> Admission:
-    return Admission(
-        version=caller.version,
-        request_id=asking.request_id,
-        token_id=caller.token_id,
-        token_prefix=caller.token_prefix,
-        user_id=caller.user_id,
-        user_name=caller.user_name,
-        team_id=caller.team_id,
-        team_name=caller.team_name,
-        time_zone=caller.time_zone,
-        limits=caller.limits,
-        model=chat.model,
-        bot=mapping.bot,
-        wire=asking.wire,
-        streamed=chat.stream,
-        reservations=reservations,
-        candidates=candidates,
-        accounting=accounting,
-        is_queued=is_queued,
-    )
-
-
-def _accounting(tier: Tier) -> str:
-    return "estimated" if tier.counts_in_budgets else "own"
 
 
 class Answer:

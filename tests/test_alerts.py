@@ -261,7 +261,6 @@ async def test_a_mail_server_that_fails_is_asked_again(
         ("resting", False, "The Poe account “house” is out of points: why."),
         ("leak", True, "Points of the Poe account “house” may leak: why."),
         ("same_account", False, "The Poe account “house” is another one's twin: why."),
-        ("bot_gone", False, "A bot has gone from Poe: why."),
         ("cooling", True, "The Poe key “main key” is now “cooling”: why."),
         ("new_kind", False, "The Poe account “house” is now “new_kind”: why."),
     ],

@@ -8,7 +8,6 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
 from django.db.models import Count, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -20,11 +19,12 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
-from relay import standings
+from relay import balances, standings
 from relay.admin import standings as shown
 from relay.models import BalanceReading, BotMapping, PoeAccount, PoeCharge, PoeKey
 from relay.panel import chart
 from relay.pool import keeping
+from relay.turn import transaction_in_turn
 
 CHART_DAYS = 30
 EVENTS, CHARGES = 20, 20
@@ -159,8 +159,6 @@ class PoeAccountAdmin(ModelAdmin):
 
     def merge(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Asks (GET), then moves everything to the account that this one was found to be (POST)."""
-        from relay import balances
-
         account = self._to_be_changed(request, pk)
         health = getattr(account, "health", None)
         other = health.same_as if health is not None else None
@@ -198,6 +196,17 @@ class PoeAccountAdmin(ModelAdmin):
         }
         return render(request, template, context)
 
+    # Deleting: what was read of an account may be a hundred thousand rows.
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        balances.forget(obj)
+        super().delete_model(request, obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[PoeAccount]) -> None:
+        for account in queryset:
+            balances.forget(account)
+        super().delete_queryset(request, queryset)
+
     # The demo.
 
     def has_remove_demo_permission(self, request: HttpRequest) -> bool:
@@ -212,8 +221,10 @@ class PoeAccountAdmin(ModelAdmin):
             return self._question(
                 request, "admin/relay/poeaccount/remove_demo.html", gettext("Remove the demo"), back, demo
             )
-        with transaction.atomic():
-            PoeAccount.objects.filter(is_demo=True).delete()
+        for account in PoeAccount.objects.filter(is_demo=True):
+            balances.forget(account)
+            with transaction_in_turn():
+                account.delete()
         self.message_user(request, _("The demo is removed."), messages.SUCCESS)
         return redirect(back)
 

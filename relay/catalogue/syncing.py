@@ -37,6 +37,10 @@ WRITTEN = (*FILLED, "declared_parameters", "synced", "found", "suggested_bot")
 LISTED = tuple(each.name for each in fields(Listed))
 
 
+# A list that lost more than this at once is rather broken. Short ones may change as they like.
+LEAST_LEFT, FEW = 0.5, 20
+
+
 class NothingListed(UpstreamBroken):
     """A list without a single bot is a mistake, not the end of Poe."""
 
@@ -100,11 +104,18 @@ def _bare(url: str) -> str:
     return url.rstrip("/").casefold()
 
 
-def fetch(source: Source) -> Reading:
-    """The list as it is now, or a RelayError."""
+def fetch(source: Source, *, is_forced: bool = False) -> Reading:
+    """The list as it is now, or a RelayError; also for a list that lost half of its bots, unless `is_forced`."""
     reading = read(asyncio.run(_entries(source)), settings.CONFIG.pool.points_per_usd)
     if not reading.bots:
         raise NothingListed("Poe's list of bots is empty, or nobody can read it")
+    known = {key for key, bot in _catalogue(source).bots.items() if bot.gone_at is None}
+    left = len(known & {bot.key for bot in reading.bots})
+    if not is_forced and len(known) >= FEW and left < len(known) * LEAST_LEFT:
+        raise NothingListed(
+            f"Poe's list has {left} of the {len(known)} bots that it had: it is not believed. "
+            "If it is right, run `manage.py syncmodels --force`"
+        )
     return reading
 
 
@@ -163,8 +174,8 @@ def _write(bots: Sequence[Bot]) -> None:
     Bot.objects.bulk_create(
         bots,
         update_conflicts=True,
-        unique_fields=["handle_key"],
-        update_fields=[*LISTED, "api_url", "last_seen_at", "gone_at"],
+        unique_fields=["handle_key", "api_url"],
+        update_fields=[*LISTED, "last_seen_at", "gone_at"],
     )
 
 

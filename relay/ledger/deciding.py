@@ -45,6 +45,8 @@ WHOSE = ("this access token", "the owner of this access token", "the team")
 BUSY_WAIT = 1.0
 # Points come back when somebody buys some or the account's cycle begins anew: not soon.
 BLOCKED_WAIT = 300.0
+# A key that is set aside for no longer is as good as a busy one.
+SOON = 60.0
 NOTHING = Reservation(0, 0, 0, 0)
 NO_RATE_LIMITS = RateLimits()
 
@@ -308,11 +310,12 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
 def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bool] | RelayError:
     """The first key with a slot free, taken, and whether it is tried after a block."""
     wait = math.inf
+    is_busy = False
     for candidate in candidates:
         key, account = page.meter(f"key:{candidate.key_id}"), page.meter(f"account:{candidate.account_id}")
-        if (until := max(key.blocked_until, account.blocked_until)) > page.now:
-            if until < rules.NEVER:
-                wait = min(wait, (until - page.now) / rules.SECOND)
+        is_probe = bool(key.blocked_until or account.blocked_until)
+        if is_probe and (blocked := rules.blocked_for(key, account, page.now)):
+            wait = min(wait, blocked)
             continue
         rules.drain(key, candidate.key_limits, page.now)
         rules.drain(account, candidate.account_limits, page.now)
@@ -322,15 +325,17 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
             rules.take_request(key, candidate.key_limits)
             rules.take_request(account, candidate.account_limits)
             key.in_flight += 1
-            for blocked in (key, account) if until else ():
-                blocked.blocked_until = page.now + rules.PROBE if blocked.blocked_until else 0
+            if is_probe:
+                rules.try_out(key, page.now)
+                rules.try_out(account, page.now)
             page.changed((key, account))
-            return candidate, bool(until)
-        wait = min(wait, max(each.wait_seconds for _whose, each in refusals))
-    if wait == math.inf:
+            return candidate, is_probe
+        wait, is_busy = min(wait, max(each.wait_seconds for _whose, each in refusals)), True
+    if not is_busy and wait > SOON:
         return NoKeyAvailable(
-            "All Poe keys that may serve you are retired or out of points. Ask your administrator.",
-            retry_after=BLOCKED_WAIT,
+            "All Poe keys that may serve you are retired, out of points or set aside after failures. "
+            "Ask your administrator.",
+            retry_after=min(wait, BLOCKED_WAIT),
         )
     return AllKeysBusy("All Poe keys are busy. Try again shortly.", retry_after=max(BUSY_WAIT, wait))
 

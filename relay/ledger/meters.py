@@ -6,6 +6,7 @@ limit's rate). Its unit is a sixty-millionth, so that a limit of N per minute dr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ IN_FLIGHT_WAIT = 1.0
 NEVER = 1 << 62
 # So long a request that tries a blocked key keeps others from trying it too, unless its answer comes before.
 PROBE = 60 * SECOND
+# When a request that is under way will tell how a key fares is unknown: come back soon.
+PROBE_WAIT = 1.0
 # A limit of nothing at all never ends by waiting.
 NEVER_WAIT = 60.0
 
@@ -40,7 +43,7 @@ class Meter:
     month_ends: int = 0
     month_points: int = 0
     # Of a Poe key or account: microseconds before which it is not asked. From then on one request at a time tries it,
-    # until `relay.pool` says that it is well again (0). NEVER: until somebody acts.
+    # until `relay.pool` says that it is well again (0). Below 0: it is being tried, others wait. NEVER: until somebody acts.
     blocked_until: int = 0
 
 
@@ -84,6 +87,25 @@ def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
 def is_scarce(meter: Meter, limits: Limits) -> bool:
     """Whether more than half of the slots are taken."""
     return limits.requests_in_flight is not None and meter.in_flight * 2 > limits.requests_in_flight
+
+
+def blocked_for(key: Meter, account: Meter, now: int) -> float:
+    """For how many seconds a Poe key is not to be asked; 0: it may be tried."""
+    return max(_blocked_for(key.blocked_until, now), _blocked_for(account.blocked_until, now))
+
+
+def _blocked_for(until: int, now: int) -> float:
+    if until < 0:
+        return PROBE_WAIT if -until > now else 0
+    if until >= NEVER:
+        return math.inf
+    return max(0, until - now) / SECOND
+
+
+def try_out(blocked: Meter, now: int) -> None:
+    """Mark what is about to be tried."""
+    if blocked.blocked_until:
+        blocked.blocked_until = -(now + PROBE)
 
 
 # The rules. Each is asked about a request with this reservation, on a meter that was drained and whose periods are the

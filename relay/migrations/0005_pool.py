@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("handle", models.CharField(max_length=200, verbose_name="bot")),
-                ("handle_key", models.CharField(editable=False, max_length=200, unique=True)),
+                ("handle_key", models.CharField(editable=False, max_length=200)),
                 ("api_url", models.CharField(blank=True, editable=False, max_length=300)),
                 ("display_name", models.CharField(blank=True, max_length=200, verbose_name="name")),
                 ("description", models.TextField(blank=True, verbose_name="description")),
@@ -108,6 +108,9 @@ class Migration(migrations.Migration):
                 "verbose_name": "bot at Poe",
                 "verbose_name_plural": "bots at Poe",
                 "ordering": ["handle_key"],
+                "constraints": [
+                    models.UniqueConstraint(fields=("handle_key", "api_url"), name="relay_bot_once")
+                ],
             },
         ),
         migrations.CreateModel(

@@ -166,7 +166,7 @@ class Bot(models.Model):
     """A bot in Poe's catalogue, as it was read last. Rates in points; None where Poe names no price."""
 
     handle = models.CharField(_("bot"), max_length=200)
-    handle_key = models.CharField(max_length=200, unique=True, editable=False)
+    handle_key = models.CharField(max_length=200, editable=False)
     # Whose list it is in: a server of our own, such as the demo, has one beside Poe's.
     api_url = models.CharField(max_length=300, blank=True, editable=False)
     display_name = models.CharField(_("name"), max_length=200, blank=True)
@@ -190,6 +190,9 @@ class Bot(models.Model):
         verbose_name = _("bot at Poe")
         verbose_name_plural = _("bots at Poe")
         ordering: ClassVar = ["handle_key"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["handle_key", "api_url"], name="relay_bot_once")
+        ]
 
     def __str__(self) -> str:
         return self.handle

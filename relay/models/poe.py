@@ -252,7 +252,7 @@ class PoolEvent(models.Model):
     key = models.ForeignKey(
         PoeKey, models.CASCADE, null=True, related_name="events", verbose_name=_("Poe key")
     )
-    # A State, or what else happened: low_balance, leak, same_account, bot_gone.
+    # A State, or what else happened: low_balance, leak, same_account.
     was = models.CharField(_("was"), max_length=20, blank=True)
     became = models.CharField(_("became"), max_length=20)
     reason = models.CharField(_("reason"), max_length=300, blank=True)

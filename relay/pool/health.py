@@ -13,12 +13,13 @@ What a user caused, and what is the bot's own failure, is no key's fault.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from relay.errors import (
     RelayError,
+    UpstreamError,
     UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
@@ -59,10 +60,14 @@ class Standing:
     since: datetime = datetime.fromtimestamp(0, UTC)
     until: datetime | None = None
     failures: int = 0
+    # Of an account: its balance, if it was read lately.
+    points: int | None = field(default=None, compare=False)
 
 
 def verdict_of(exc: RelayError) -> Verdict | None:
     """What is certain at once."""
+    if isinstance(exc, UpstreamError) and exc.is_hearsay:
+        return None
     match exc:
         case UpstreamUnauthorized():
             return Verdict("key", "retired", exc.message)
@@ -75,7 +80,10 @@ def verdict_of(exc: RelayError) -> Verdict | None:
 
 def suspicion_of(exc: RelayError) -> Verdict | None:
     """What is certain once another key has answered the same question: it might be the bot's failure, or all of Poe's."""
-    if isinstance(exc, UpstreamFailed | UpstreamUnreachable | UpstreamTimeout):
+    said = (
+        isinstance(exc, UpstreamUnauthorized | UpstreamOutOfPoints | UpstreamRateLimited) and exc.is_hearsay
+    )
+    if said or isinstance(exc, UpstreamFailed | UpstreamUnreachable | UpstreamTimeout):
         return Verdict("key", "failing", exc.message)
     return None
 
@@ -89,8 +97,11 @@ def after(
     chance: Callable[[], float],
 ) -> Standing | None:
     """How it fares then; None if nothing changes. `chance` is from 0 up to 1."""
-    if RANK[standing.state] > RANK[verdict.state]:
+    is_due = standing.until is not None and standing.until <= now
+    if RANK[standing.state] > RANK[verdict.state] and not is_due:
         return None
+    if verdict.state == "resting" and (standing.points or 0) > 0:
+        return None  # too few for this bot, or the last ones just went: its balance is read again at once
     if standing.state == verdict.state and (verdict.state == "retired" or asked_at <= standing.since):
         return None  # it was asked before it was known: no further failure
     failures = standing.failures + 1

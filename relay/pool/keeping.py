@@ -10,13 +10,19 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connection
 
 from relay.directory import KeyEntry
-from relay.errors import RelayError, UpstreamError, UpstreamUnknownBot, UpstreamUnreachable
+from relay.errors import (
+    RelayError,
+    UpstreamError,
+    UpstreamUnauthorized,
+    UpstreamUnknownBot,
+    UpstreamUnreachable,
+)
 from relay.models import AccountHealth, KeyHealth, Meter, PoeAccount, PoeKey, PoolEvent
 from relay.pool import health
 from relay.pool.health import Standing, Verdict, Whose
@@ -28,6 +34,9 @@ log = logging.getLogger(__name__)
 NEVER = 1 << 62
 # A failing key is news when pauses did not help; of the others the first time is.
 FAILURES_THAT_ARE_NEWS = 4
+# So long a balance that was read says more than a bot's word.
+BALANCE_COUNTS = timedelta(minutes=15)
+BALANCE_READ_AT_MOST = timedelta(seconds=20)
 
 Rule = Callable[[Standing, datetime], Standing | None]
 # What a key was asked before another one answered, and when.
@@ -53,9 +62,21 @@ class Keeper:
     def now(self) -> datetime:
         return self._clock()
 
-    def failed(self, key: KeyEntry, exc: RelayError, asked_at: datetime, *, is_probe: bool = False) -> None:
-        """This key was asked and this came of it."""
+    def failed(
+        self,
+        key: KeyEntry,
+        exc: RelayError,
+        asked_at: datetime,
+        *,
+        is_probe: bool = False,
+        before: Iterable[Failure] = (),
+    ) -> None:
+        """This key was asked and this came of it; `before`: what came of the same question to others."""
         verdict = health.verdict_of(exc)
+        if isinstance(exc, UpstreamUnauthorized) and any(
+            isinstance(other, UpstreamUnauthorized) for _key, other, _at in before
+        ):
+            verdict = None  # one question retires no two keys: it may be the question
         if verdict is None and (suspicion := health.suspicion_of(exc)) is not None:
             self._unreachable[key.id] += isinstance(exc, UpstreamUnreachable)
             if is_probe or self._unreachable[key.id] >= health.UNREACHABLE:
@@ -114,6 +135,8 @@ class Keeper:
         for _try in range(2):
             try:
                 change(whose, id_, rule, self._clock())
+                if whose == "account":
+                    _read_balance_soon(id_, self._clock())
                 return
             except (DatabaseError, InterfaceError, OSError) as exc:
                 # Once more on a new connection: the old one may have died with a restarted database.
@@ -159,7 +182,9 @@ class Trial:
             return self.answered()
         self._is_over = True
         if isinstance(exc, UpstreamError):
-            self._keeper.failed(self.key, exc, self.asked_at, is_probe=self._is_probe)
+            self._keeper.failed(
+                self.key, exc, self.asked_at, is_probe=self._is_probe, before=self._instead_of
+            )
         elif self._is_probe:
             self._keeper.let_go(self.key)
 
@@ -176,7 +201,7 @@ def change(whose: Whose, id_: int, rule: Rule, now: datetime) -> Standing | None
         row = _row(whose, id_, now)
         if row is None:
             return None
-        was = Standing(row.state, row.reason, row.since, row.until, row.failures)
+        was = Standing(row.state, row.reason, row.since, row.until, row.failures, _known_points(row, now))
         became = rule(was, now)
         if became is None:
             return None
@@ -189,6 +214,13 @@ def change(whose: Whose, id_: int, rule: Rule, now: datetime) -> Standing | None
     return became
 
 
+def _read_balance_soon(account_id: int, now: datetime) -> None:
+    """Something was said about an account: its own page at Poe knows better. Not again and again."""
+    late = AccountHealth.objects.filter(pk=account_id, balance_at__lt=now - BALANCE_READ_AT_MOST)
+    if late.exists():
+        late.update(due_at=now)
+
+
 def revive(whose: Whose, id_: int, reason: str) -> bool:
     """Somebody acted: a new secret, a working test, points in the account. Whether it was not well before."""
     return change(whose, id_, lambda was, now: health.well(was, reason, now), datetime.now(UTC)) is not None
@@ -199,6 +231,12 @@ def block_of(standing: Standing) -> int:
     if standing.state == "ok":
         return 0
     return NEVER if standing.until is None else int(standing.until.timestamp() * 1_000_000)
+
+
+def _known_points(row: KeyHealth | AccountHealth, now: datetime) -> int | None:
+    if isinstance(row, KeyHealth) or row.balance_at is None or now - row.balance_at > BALANCE_COUNTS:
+        return None
+    return row.balance
 
 
 def _row(whose: Whose, id_: int, now: datetime) -> KeyHealth | AccountHealth | None:

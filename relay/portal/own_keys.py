@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from accounts.models import Team, User
+from relay import balances
 from relay.management.poe_keys import by_secret
 from relay.models import DirectoryVersion, PoeAccount, PoeKey
 from relay.pool import keeping
@@ -67,6 +68,8 @@ def choose(account: PoeAccount, own_use: str) -> None:
 
 def remove(account: PoeAccount) -> None:
     """With all that is known of it. Where an administrator has bound mappings to the account, it stays without a key."""
+    if not account.mappings.exists():
+        balances.forget(account)
     with transaction_in_turn():
         _be_alone()
         if account.mappings.exists():

@@ -22,6 +22,7 @@ import python_socks
 from relay.errors import (
     RelayError,
     UpstreamBroken,
+    UpstreamError,
     UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
@@ -75,7 +76,10 @@ _BY_STATUS = {
     403: _Verdict(UpstreamUnauthorized),
     404: _Verdict(UpstreamUnknownBot),
     408: _Verdict(UpstreamTimeout),
+    413: _Verdict(UserError),
+    422: _Verdict(UserError),
     429: _Verdict(UpstreamRateLimited),
+    451: _Verdict(UserError),
     504: _Verdict(UpstreamTimeout),
 }
 
@@ -102,6 +106,11 @@ _BY_WORDS = (
     ("too long", _TOO_LONG),
 )
 
+# What Poe says with a 403 when it means what was asked, and no type for it.
+_MODERATION = ("moderation", "flagged", "policy", "safety", "not allowed to ask", "inappropriate")
+# The one type in a bot's own event that is about the account and not about the bot: Poe's protocol has it.
+_CERTAIN_IN_EVENT = "insufficient_fund"
+
 # Told in our own words: a client has no business with what Poe says to the key's owner.
 _OUR_WORDS: dict[type[RelayError], str] = {
     UpstreamUnauthorized: "Poe refused the key",
@@ -119,9 +128,10 @@ def from_event(data: bytes, secret: str) -> RelayError:
         return unreadable("error")
     complaint = _complaint(said)
     verdict = _BY_TYPE.get(complaint.kind) or _by_words(complaint.text)
-    return _error(
+    error = _error(
         verdict, _shorten(complaint.text, secret), "the bot reported an error and did not say which"
     )
+    return error if complaint.kind == _CERTAIN_IN_EVENT else as_hearsay(error)
 
 
 def from_status(status: int, headers: Mapping[str, str], body: bytes, secret: str) -> RelayError:
@@ -130,14 +140,29 @@ def from_status(status: int, headers: Mapping[str, str], body: bytes, secret: st
     The headers have names in small letters, or take them in any.
     """
     complaint = _complaint_of_body(body)
-    verdict = _BY_TYPE.get(complaint.kind) or _BY_STATUS.get(status)
-    if verdict is None and status in (400, 413) and complaint.kind == "invalid_request_error":
-        verdict = _by_words(complaint.text) or _Verdict(UserError)
-    if verdict is None:
-        verdict = _by_words(complaint.text)
+    verdict = _BY_TYPE.get(complaint.kind) or _by_status(status, complaint)
+    is_certain = verdict is not None and not (status == 403 and complaint == _Complaint())
+    verdict = verdict or _by_words(complaint.text)
     unknown = UpstreamFailed if status >= 500 else UpstreamBroken
     error = _error(verdict, _shorten(complaint.text, secret), f"Poe answered HTTP {status}", unknown)
     error.retry_after = retry_after(headers.get("retry-after"))
+    return error if is_certain or verdict is None else as_hearsay(error)
+
+
+def _by_status(status: int, complaint: _Complaint) -> _Verdict | None:
+    text = complaint.text.lower()
+    if status == 403 and any(word in text for word in _MODERATION):
+        return _Verdict(UserError)
+    if status == 413:
+        return _by_words(text) or _Verdict(UserError)
+    if status == 400 and complaint.kind == "invalid_request_error":
+        return _by_words(text) or _Verdict(UserError)
+    return _BY_STATUS.get(status)
+
+
+def as_hearsay(error: RelayError) -> RelayError:
+    if isinstance(error, UpstreamError):
+        error.is_hearsay = True
     return error
 
 

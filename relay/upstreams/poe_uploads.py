@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict
 
 import msgspec
 
-from relay.errors import PayloadTooLarge, RelayError, UpstreamBroken, UpstreamUnknownBot
+from relay.errors import PayloadTooLarge, RelayError, UpstreamBroken, UpstreamUnknownBot, UserError
 from relay.events import ChatRequest, FilePart
 
 from . import poe_errors
@@ -35,6 +35,8 @@ AT_ONCE = 4
 _OFF_LOOP_BYTES = MEGABYTE
 _MAX_ANSWER = 64 * 1024
 _PIECE = 64 * 1024
+# What the upload address says of a file that it does not want.
+_BAD_FILE = (400, 413, 415, 422)
 
 
 class _ConnectionPool(TypedDict):
@@ -173,7 +175,8 @@ class Uploader:
         ) as response:
             if response.status != 200:
                 body = await _beginning(response, poe_errors.MAX_ERROR_BODY)
-                raise _refused(poe_errors.from_status(response.status, response.headers, body, key.secret))
+                error = poe_errors.from_status(response.status, response.headers, body, key.secret)
+                raise _refused(response.status, error, file.name)
             body = await _beginning(response, _MAX_ANSWER)
         try:
             return _uploaded.decode(body)
@@ -212,11 +215,14 @@ async def _beginning(response: aiohttp.ClientResponse, size: int) -> bytes:
     return bytes(body[:size])
 
 
-def _refused(error: RelayError) -> RelayError:
-    """At the upload address a 404 is about the address, not about a bot."""
+def _refused(status: int, error: RelayError, name: str) -> RelayError:
+    """At the upload address a 404 is about the address, not about a bot. It is a server of its own, perhaps behind a guard
+    of its own: what it says is nothing that a Poe key is blamed for."""
+    if status in _BAD_FILE and isinstance(error, UpstreamBroken):
+        return UserError(f"Poe does not take the file {name[:100]!r}.", code="file_refused")
     if isinstance(error, UpstreamUnknownBot):
-        return UpstreamBroken("Poe has no upload at the configured address", retry_after=error.retry_after)
-    return error
+        error = UpstreamBroken("Poe has no upload at the configured address", retry_after=error.retry_after)
+    return poe_errors.as_hearsay(error)
 
 
 def _timeouts(deadlines: Deadlines, *, read: float | None = None) -> aiohttp.ClientTimeout:

@@ -10,6 +10,7 @@ from relay.errors import (
     AllKeysBusy,
     RelayError,
     UpstreamBroken,
+    UpstreamError,
     UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
@@ -50,6 +51,24 @@ def test_some_are_only_a_suspicion(kind: type[RelayError]) -> None:
 
     assert health.verdict_of(kind("x")) is None
     assert suspicion is not None and (suspicion.whose, suspicion.state) == ("key", "failing")
+
+
+@pytest.mark.parametrize("kind", [UpstreamUnauthorized, UpstreamOutOfPoints, UpstreamRateLimited])
+def test_what_a_bot_says_in_its_own_words_is_only_a_suspicion(kind: type[UpstreamError]) -> None:
+    exc = kind("x")
+    exc.is_hearsay = True
+
+    assert health.verdict_of(exc) is None
+    suspicion = health.suspicion_of(exc)
+    assert suspicion is not None and (suspicion.whose, suspicion.state) == ("key", "failing")
+
+
+def test_an_account_with_points_does_not_rest() -> None:
+    with_points = Standing(points=500)
+
+    assert fare(with_points, "resting") is None
+    assert fare(with_points, "cooling") is not None
+    assert fare(Standing(points=0), "resting") is not None
 
 
 @pytest.mark.parametrize("kind", [UserError, UpstreamUnknownBot, UpstreamBroken, AllKeysBusy])
@@ -115,6 +134,14 @@ def test_a_retired_key_has_no_end() -> None:
 )
 def test_the_worse_state_stays(was: str, becomes: str) -> None:
     assert fare(Standing(was, "x", later(-60), None, 1), becomes) is None
+
+
+def test_what_is_due_again_learns_the_newer_lesson() -> None:
+    was = Standing("resting", "x", later(-900), later(-1), 1)
+
+    became = fare(was, "cooling", retry_after=60)
+
+    assert became is not None and became.state == "cooling" and became.until >= later(60)  # type: ignore[operator]
 
 
 def test_what_was_asked_before_it_was_known_is_no_further_failure() -> None:

@@ -94,6 +94,33 @@ def test_too_many_requests_are_no_news(desk: Desk) -> None:
     assert not PoolEvent.objects.get().is_news
 
 
+def test_one_question_retires_no_two_keys(desk: Desk) -> None:
+    refused = UpstreamUnauthorized("Poe refused the key")
+    first = Trial(desk.keeper, desk.key, is_probe=False, instead_of=[])
+    first.ended(refused)
+    other = entry(people.poe_key(name="other"))
+    Trial(desk.keeper, other, is_probe=False, instead_of=[(desk.key, refused, first.asked_at)]).ended(refused)
+    desk.written()
+
+    assert [health.key_id for health in KeyHealth.objects.all()] == [desk.key.id]
+
+
+def test_an_account_whose_balance_is_known_is_read_again_instead(desk: Desk) -> None:
+    later = NOW + timedelta(hours=1)
+    AccountHealth.objects.create(
+        pk=desk.key.account_id, since=NOW, balance=500, balance_at=NOW - timedelta(minutes=4), due_at=later
+    )
+    desk.fail(UpstreamOutOfPoints("no points left"))
+
+    health = AccountHealth.objects.get()
+    assert (health.state, health.due_at) == ("ok", NOW)
+
+    # An old reading says nothing.
+    desk.now += timedelta(hours=1)
+    desk.fail(UpstreamOutOfPoints("no points left"))
+    assert AccountHealth.objects.get().state == "resting"
+
+
 def test_another_keys_answer_is_the_proof(desk: Desk) -> None:
     other = entry(people.poe_key(name="other"))
     failed = UpstreamFailed("Poe answered HTTP 500")
@@ -156,7 +183,7 @@ def test_a_probe_that_is_left_lets_the_next_one_try(desk: Desk) -> None:
     until = desk.block()
     desk.now += timedelta(seconds=6)
     # As the ledger marks a key that somebody tries.
-    Meter.objects.filter(pk=f"key:{desk.key.id}").update(blocked_until=micro(desk.now) + 60_000_000)
+    Meter.objects.filter(pk=f"key:{desk.key.id}").update(blocked_until=-micro(desk.now) - 60_000_000)
 
     Trial(desk.keeper, desk.key, is_probe=True, instead_of=[]).ended(KeyboardInterrupt())
     desk.written()

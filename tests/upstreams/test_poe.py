@@ -289,7 +289,10 @@ async def test_a_bots_own_words_are_told_shortened_and_without_the_key() -> None
         (400, '{"error": {"type": "invalid_request_error", "message": "bad"}}', UserError, "bad"),
         (401, '{"error": {"type": "invalid_request_error"}}', UpstreamUnauthorized, "Poe refused the key"),
         (400, '{"text": "prompt is too long"}', UserError, "prompt is too long"),
-        (413, "<html>", UpstreamBroken, "Poe answered HTTP 413"),
+        (413, "<html>", UserError, "Poe answered HTTP 413"),
+        (422, '{"detail": "bad value"}', UserError, "bad value"),
+        (451, "", UserError, "Poe answered HTTP 451"),
+        (403, '{"error": {"type": "permission_error", "message": "flagged by moderation"}}', UserError, None),
         (413, '{"error": {"type": "request_too_large", "message": "big"}}', UserError, "big"),
         (403, '{"error": {"type": "moderation_error", "message": "no"}}', UserError, "no"),
         (500, "", UpstreamFailed, "Poe answered HTTP 500"),
@@ -318,6 +321,28 @@ async def test_it_understands_a_status(
 
     assert type(error) is kind
     assert message is None or error.message == message
+
+
+@pytest.mark.parametrize(
+    ("script", "is_hearsay"),
+    [
+        (answering(b" ", "401 No"), False),
+        (answering(b'{"detail": "Forbidden"}', "403 No"), False),
+        (answering(b"<html>Just a moment...", "403 No"), True),
+        (answering(b'{"text": "rate limit"}', "500 No"), True),
+        (answering(b" ", "429 No"), False),
+        (answering(event("error", {"error_type": "insufficient_fund"})), False),
+        (answering(event("error", {"text": "not enough points"})), True),
+        (answering(event("error", {"text": "flagged: unauthorized content"})), True),
+        (answering(event("error", {"text": "x", "error_type": "authentication_error"})), True),
+        (answering(event("error", {"text": "rate limit exceeded at our provider"})), True),
+    ],
+)
+async def test_a_bots_own_words_are_hearsay(script: scripted.Script, is_hearsay: bool) -> None:
+    error = await refusal(script)
+
+    assert isinstance(error, UpstreamError)
+    assert error.is_hearsay is is_hearsay
 
 
 @pytest.mark.parametrize(

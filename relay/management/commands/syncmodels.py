@@ -33,13 +33,14 @@ class Command(BaseCommand):
             "--add-all", action="store_true", help="make a mapping for every bot that has none yet"
         )
         parser.add_argument("--account", metavar="NAME", help="read the list at this Poe account's address")
+        parser.add_argument("--force", action="store_true", help="believe a list that lost half of its bots")
         parser.add_argument("--dry-run", action="store_true", help="say what would happen, and write nothing")
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_migrated_database()
         source = catalogue.source_of(_account(options["account"]))
         try:
-            reading = catalogue.fetch(source)
+            reading = catalogue.fetch(source, is_forced=options["force"])
         except RelayError as exc:
             raise CommandError(
                 f"the list of bots at {source.address} cannot be read: {exc.message}. Nothing was changed."
