@@ -61,7 +61,7 @@ async def poll(account_id: int, accounts: PoeAccounts, *, force: bool = False, c
     aside, done = Aside("charges"), Round()
     try:
         await _read(account_id, accounts, aside, done, clock)
-        await _settle(account_id, aside, done, clock, force)
+        await _settle(account_id, aside, done, clock, force, reconciliation.MOST_BESIDE_STREAMS)
     finally:
         await aside.close()
     return done
@@ -254,15 +254,22 @@ def _note_whole(account_id: int, newest: datetime, now: datetime) -> None:
 # Matching and correcting.
 
 
-async def _settle(account_id: int, aside: Aside, done: Round, clock: Clock, force: bool) -> set[int]:
+async def _settle(
+    account_id: int,
+    aside: Aside,
+    done: Round,
+    clock: Clock,
+    force: bool,
+    at_most: int = reconciliation.MOST_WAITING,
+) -> set[int]:
     """Of all that are one account with this one; which these are."""
     group = await aside.run(group_of, account_id)
     now = clock()
-    found = await aside.run(reconciliation.match, group, now, force=force)
+    found = await aside.run(reconciliation.match, group, now, force=force, at_most=at_most)
     done.matched += await _correct(found.corrections, aside)
     done.ambiguous += found.ambiguous
     await _correct(await aside.run(reconciliation.again, group, now), aside)
-    judged = await aside.run(reconciliation.judge, group, now, found.kept)
+    judged = await aside.run(reconciliation.judge, group, now, found.kept, at_most)
     done.own += judged.own
     done.leaks += judged.leaks
     done.waiting += judged.waiting

@@ -24,6 +24,7 @@ from relay.limits import UNLIMITED, Limits
 from relay.models import BotMapping, PoeKey
 from relay.models import Meter as MeterRow
 from relay.pool import Tier
+from relay.pool.queueing import is_worth_waiting
 from relay.standings import Standing
 
 # A short question, without `max_tokens`.
@@ -127,7 +128,7 @@ class Explanation:
     @property
     def waits(self) -> bool:
         """Whether it would stand in line before it is refused."""
-        return isinstance(self.refusal, AllKeysBusy) and self.queue_seconds > 0
+        return isinstance(self.refusal, AllKeysBusy) and is_worth_waiting(self.refusal, self.queue_seconds)
 
 
 class Excerpt(Directory):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from proxy_site.config import Config
-from relay import admitting, counting, mappings, parameters, pool, prompting
+from relay import admitting, counting, mappings, parameters, pool
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
@@ -25,10 +25,9 @@ from relay.errors import (
     Unavailable,
     UnknownModel,
     UpstreamError,
-    UpstreamTimeout,
-    UpstreamUnknownBot,
 )
 from relay.events import ChatRequest, Event, Finish, Text, Usage
+from relay.failover import Failover
 from relay.ledger import (
     Admission,
     Admitted,
@@ -43,7 +42,7 @@ from relay.ledger import (
 from relay.ledger.opening import open_ledger
 from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
-from relay.pool import Failure, Keeper, Queue, Tier, Trial
+from relay.pool import Keeper, Queue, Tier, Trial
 from relay.transcript import Transcript
 from relay.uploads import KeptUploads
 from relay.upstreams.poe import Deadlines, Key, Poe, refuse_too_large
@@ -182,8 +181,10 @@ class Relay:
 
         accepted = await self.queue.admit(lambda: self._keys_of(caller, chat), admit)
         answer = Answer(self, accepted, chat.max_tokens, began, asking.visit)
+        failover = Failover(self, answer, chat, accepted.caller, accepted.mapping, accepted.tiers)
         try:
-            await self._open(answer, chat, accepted)
+            await failover.ask()
+            answer.may_go_on(failover.go_on)
         except BaseException as exc:
             answer.end(exc)
             raise
@@ -204,7 +205,13 @@ class Relay:
             try:
                 mapping = mappings.resolve(self.directory, chat.model, caller)
                 parameters.for_bot(chat, mapping)
-                tiers = pool.tiers(self.directory, mapping, caller, pool.conversation_of(caller, chat))
+                tiers = pool.tiers(
+                    self.directory,
+                    mapping,
+                    caller,
+                    pool.conversation_of(caller, chat),
+                    self.keeper.suspects(),
+                )
             except (UnknownModel, NoKeyAvailable, BadRequest):
                 # Never refused from an old snapshot, nor for what the caller might not do as of an old one.
                 await self.directory.refresh()
@@ -268,90 +275,7 @@ class Relay:
             )
         raise failure
 
-    async def _open(self, answer: Answer, chat: ChatRequest, accepted: _Accepted) -> None:
-        """Await the first events: from the next key if one fails, then from the mapping's fallback models.
-
-        Nothing has been sent to the client yet. What the user caused is no UpstreamError and is tried once.
-        """
-        mapping, caller = accepted.mapping, accepted.caller
-        try:
-            return await self._open_one(answer, chat, mapping, accepted.tiers)
-        except UpstreamError as exc:
-            failure = exc
-        for model in mapping.fallback_models:
-            try:
-                other = mappings.resolve(self.directory, model, caller)
-                tiers = pool.tiers(self.directory, other, caller, pool.conversation_of(caller, chat))
-                return await self._open_one(answer, chat, other, tiers, fallback=model)
-            except RelayError as exc:
-                log.warning("request %s: fallback %r: %s", answer.admission.request_id, model, exc.code)
-        raise failure
-
-    async def _open_one(
-        self,
-        answer: Answer,
-        chat: ChatRequest,
-        mapping: Mapping,
-        tiers: list[Tier],
-        fallback: str | None = None,
-    ) -> None:
-        """The admission claimed a slot for the first try; each further one claims another before it asks."""
-        failures: list[Failure] = []
-        prompt = prompting.for_bot(chat, mapping)
-        answer.ignored = prompt.ignored
-        left = {key.id: key for tier in tiers for key in tier.keys}
-        has_slot = fallback is None
-        for _try in range(min(self.config.pool.tries, len(left))):
-            if not has_slot:
-                try:
-                    await self._move(answer, mapping, tiers, left)
-                except AllKeysBusy:
-                    raise  # trying again will help
-                except RelayError as exc:
-                    raise failures[-1][1] if failures else exc from None
-            has_slot = False
-            key = left.pop(answer.key_id)
-            account = self.directory.accounts.get(key.account_id)
-            if account is None:  # removed since this request was admitted
-                continue
-            trial = Trial(self.keeper, key, is_probe=answer.is_probe, instead_of=failures)
-            stream = self.poe.stream(prompt, bot=mapping.bot, key=self._credential(key, account))
-            try:
-                return await answer.begin(stream, mapping, fallback, trial)
-            except UpstreamUnknownBot:
-                raise  # another key asks the same bot
-            except UpstreamError as exc:
-                log.warning("request %s: Poe key %r: %s", answer.admission.request_id, key.name, exc.code)
-                if isinstance(exc, UpstreamTimeout) and any(
-                    isinstance(e, UpstreamTimeout) for _, e, _ in failures
-                ):
-                    raise  # two keys in vain: it is the bot
-                failures.append((key, exc, trial.asked_at))
-        raise (
-            failures[-1][1]
-            if failures
-            else NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
-        )
-
-    async def _move(
-        self, answer: Answer, mapping: Mapping, tiers: list[Tier], left: dict[int, KeyEntry]
-    ) -> None:
-        """To a key of the first tier that has one left and free, or raise a RelayError."""
-        failure: RelayError | None = None
-        for tier in tiers:
-            if keys := [key for key in tier.keys if key.id in left]:
-                try:
-                    return await answer.move(
-                        admitting.candidates(self.directory, keys),
-                        mapping.bot,
-                        admitting.rates(self.config, mapping, tier),
-                        admitting.accounting(tier),
-                    )
-                except (AllKeysBusy, NoKeyAvailable) as exc:
-                    failure = exc
-        raise failure or NoKeyAvailable(f"The Poe keys of the model {mapping.model!r} were just removed.")
-
-    def _credential(self, key: KeyEntry, account: AccountEntry) -> Key:
+    def credential(self, key: KeyEntry, account: AccountEntry) -> Key:
         return Key(
             secret=key.secret,
             base_url=account.base_url or self.config.poe.base_url,
@@ -402,6 +326,9 @@ class Answer:
         self._bound_by(self._reserved)
         self._stream: AsyncGenerator[list[Event], None] | None = None
         self._trial: Trial | None = None
+        # Begins another answer instead of one that fails before it has said a word.
+        self._go_on: Callable[[UpstreamError], Awaitable[None]] | None = None
+        self._noted: BaseException | None = None
         self._first: list[Event] | None = None
         self._finish: Finish | None = None
         self._has_ended = False
@@ -480,7 +407,7 @@ class Answer:
                 yield said
             while not self._meter.is_full and not self._has_ended:
                 try:
-                    batch = await anext(self._stream)
+                    batch = await self._next()
                 except StopAsyncIteration:
                     break
                 said = await self._take(batch)
@@ -498,7 +425,28 @@ class Answer:
             finally:
                 self.end(failure)
 
+    def may_go_on(self, go_on: Callable[[UpstreamError], Awaitable[None]]) -> None:
+        """A streamed answer that began with a heartbeat may still be begun anew: the client has heard nothing of it."""
+        if not (self._first or self._has_ended):
+            self._go_on = go_on
+
+    async def _next(self) -> list[Event]:
+        """Raises StopAsyncIteration at the end."""
+        assert self._stream is not None
+        try:
+            return await anext(self._stream)
+        except UpstreamError as exc:
+            if self._go_on is None:
+                raise
+            self._note(exc)
+            await self._close_stream()
+            await self._go_on(exc)
+        return self._first or []
+
     def _note(self, exc: BaseException) -> None:
+        if exc is self._noted:
+            return
+        self._noted = exc
         if self._trial is not None:
             self._trial.ended(exc)
         if isinstance(exc, UpstreamError):
@@ -508,6 +456,7 @@ class Answer:
         """What of this is new to the client. A Finish is kept back: it is said last, once the upstream has ended."""
         if batch and self._first_byte_ms is None:
             self._first_byte_ms = self._elapsed()
+            self._go_on = None  # and what it holds: the question may be long
             if self._trial is not None:
                 self._trial.answered()
         heard: list[Event] = []

@@ -23,13 +23,16 @@ FINAL = timedelta(minutes=15)
 # Poe ends an answer after this; a lost record does not say when it ended.
 USUAL_ANSWER = timedelta(minutes=10)
 LONGEST_ANSWER = timedelta(hours=1)
-# Of one account, in one round; the others wait for the next.
-MOST_WAITING = 30_000
+# Of one account, in one round; the others wait for the next. In a serving process fewer: matching holds up its streams.
+# At Poe's 500 a minute 2,500 come in five minutes.
+MOST_WAITING, MOST_BESIDE_STREAMS = 30_000, 4_000
 ROWS_AT_ONCE = 200
 # A key's name at Poe is learned from its last matches: from so many, of which nine in ten bear it.
 MATCHES_TO_LEARN_FROM, FEWEST_MATCHES, SAME_NAME = 500, 5, 0.9
 LEAK = "leak"
 TOLD_AGAIN = timedelta(hours=1)
+# So late a record that was given up for lost may yet tell how it ended: its process comes back with its spool.
+LATE_SETTLEMENT = timedelta(hours=1)
 
 Match = PoeCharge.Match
 
@@ -67,9 +70,13 @@ class Found:
     ambiguous: int = 0
 
 
-def match(group: Collection[int], now: datetime, *, force: bool = False) -> Found:
+def match(
+    group: Collection[int], now: datetime, *, force: bool = False, at_most: int = MOST_WAITING
+) -> Found:
     """What of the waiting charges belongs to which record. Writes nothing."""
-    charges = [each for each in _waiting(group) if _is_ready(each, now, force) and _is_ours(each.usage_type)]
+    charges = [
+        each for each in _waiting(group, at_most) if _is_ready(each, now, force) and _is_ours(each.usage_type)
+    ]
     found = Found()
     if not charges:
         return found
@@ -90,14 +97,14 @@ def again(group: Collection[int], now: datetime) -> list[Correction]:
     differs = UsageRecord.objects.filter(
         pk=OuterRef("record_id"), accounting=UsageRecord.Accounting.RECONCILED
     ).exclude(points=OuterRef("points"))
-    recent = PoeCharge.objects.filter(account__in=group, at__gte=now - TOLD_AGAIN, match=Match.MATCHED)
+    recent = PoeCharge.objects.filter(account__in=group, at__gte=now - LATE_SETTLEMENT, match=Match.MATCHED)
     found = recent.filter(Exists(differs)).values_list("pk", "record_id")
     return [Correction(pk, record_id) for pk, record_id in found if record_id is not None]
 
 
-def _waiting(group: Collection[int]) -> list[PoeCharge]:
+def _waiting(group: Collection[int], at_most: int) -> list[PoeCharge]:
     waiting = PoeCharge.objects.filter(account__in=group, match=Match.WAITING)
-    return list(waiting.order_by("at")[:MOST_WAITING])
+    return list(waiting.order_by("at")[:at_most])
 
 
 def _is_ready(charge: PoeCharge, now: datetime, force: bool) -> bool:
@@ -206,11 +213,13 @@ class Judged:
     waiting: int
 
 
-def judge(group: Collection[int], now: datetime, kept: Collection[int]) -> Judged:
+def judge(
+    group: Collection[int], now: datetime, kept: Collection[int], at_most: int = MOST_WAITING
+) -> Judged:
     """Charges without a partner after so long: the owner's own use, or that of somebody else who has one of our keys."""
     keys = {key.pk: key for key in PoeKey.objects.filter(account__in=group)}
     ours = _since_when(keys, names_at_poe(group, keys))
-    waiting = _waiting(group)
+    waiting = _waiting(group, at_most)
     due = [each for each in waiting if each.at <= now - FINAL and is_final(each) and each.pk not in kept]
     leaks = [each for each in due if _is_leak(each, ours)]
     leaked = {each.pk for each in leaks}

@@ -307,7 +307,7 @@ async def test_few_points_are_told_once(
         await reading.pass_by(minutes=5)
         await reading.read(key, points)
 
-    assert await events(is_news=True) == ["low_balance"] * told
+    assert await events(is_news=True, became="low_balance") == ["low_balance"] * told
     assert (await health(key)).is_low is is_low
 
 

@@ -202,6 +202,8 @@ def test_a_key_that_is_out_is_passed_over_and_says_until_when(cast: Cast) -> Non
     assert any("its account is cooling (until " in line and "first" in line for line in lines(found))
 
     fares("key", second.pk, "retired")
+    assert last_line(told()).startswith("answer: 503 no_poe_key")
+    fares("account", first.account_id, "cooling", timedelta(seconds=40))
     assert last_line(told()).startswith("answer: 429 all_keys_busy")
 
     fares("account", first.account_id, "resting")
@@ -223,7 +225,7 @@ def test_a_key_after_its_pause_is_tried_by_one_request_at_a_time(cast: Cast) -> 
     assert "the next request tries it" in " ".join(lines(found))
     assert "asked first: first, as a try after its pause" in list(lines(found))
 
-    Meter.objects.filter(pk=f"key:{key.pk}").update(blocked_until=(int(time.time()) + 50) * 1_000_000)
+    Meter.objects.filter(pk=f"key:{key.pk}").update(blocked_until=-(int(time.time()) + 50) * 1_000_000)
     busy = told()
     assert "being tried right now" in " ".join(lines(busy)) and busy.key == ""
 

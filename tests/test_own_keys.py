@@ -564,13 +564,13 @@ async def test_both_choices_hold(
 
     await in_database(make)
     asked: list[str] = []
-    credential = api.relay._credential
+    credential = api.relay.credential
 
     def watched(key: Any, account: Any) -> Any:
         asked.append(key.name)
         return credential(key, account)
 
-    monkeypatch.setattr(api.relay, "_credential", watched)
+    monkeypatch.setattr(api.relay, "credential", watched)
     answer = await api.chat(cast.bob.plain, "demo-echo")
 
     assert asked == used

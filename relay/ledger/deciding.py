@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from relay.errors import (
@@ -230,6 +230,9 @@ def _may_settle(is_: str, becomes: str) -> bool:
 
 def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     """What was reserved becomes what was used, in the record's own periods only."""
+    if row.accounting == "reconciled":
+        # It was lost, and Poe has told meanwhile what it took: that stays.
+        settlement = replace(settlement, points=row.points, completion_tokens=row.completion_tokens)
     more_tokens = settlement.completion_tokens - row.completion_tokens
     if settlement.points == 0 and settlement.completion_tokens == 0 and settlement.first_byte_ms is None:
         more_tokens -= row.prompt_tokens  # nothing was answered, so nothing was used

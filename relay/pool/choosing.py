@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
@@ -21,11 +21,18 @@ class Tier:
     counts_in_budgets: bool
 
 
-def order(directory: Directory, mapping: Mapping, caller: Caller, conversation: bytes) -> list[KeyEntry]:
+def order(
+    directory: Directory,
+    mapping: Mapping,
+    caller: Caller,
+    conversation: bytes,
+    suspects: Collection[int] = (),
+) -> list[KeyEntry]:
     """The caller's own keys first, the own team's next, then by priority; inside of that by a rendezvous hash of the
     conversation and weight.
 
-    So a conversation stays on one key (Poe's caches help) while nothing is stored for it. Raises NoKeyAvailable.
+    So a conversation stays on one key (Poe's caches help) while nothing is stored for it. Keys that just failed, though it
+    may have been the bot, come after the others that go on the same bill. Raises NoKeyAvailable.
     """
     theirs = [
         (account, key)
@@ -44,15 +51,29 @@ def order(directory: Directory, mapping: Mapping, caller: Caller, conversation: 
     if not usable:
         raise NoKeyAvailable(_reason(mapping) if only is None else _reason_of_only(mapping))
     ranked = [
-        (_distance(account, caller), -key.priority, -_score(key, conversation), key.id, key)
+        (
+            account.counts_in_budgets,
+            key.id in suspects,
+            _distance(account, caller),
+            -key.priority,
+            -_score(key, conversation),
+            key.id,
+            key,
+        )
         for account, key in usable
     ]
     return [key for *_rank, key in sorted(ranked)]
 
 
-def tiers(directory: Directory, mapping: Mapping, caller: Caller, conversation: bytes) -> list[Tier]:
+def tiers(
+    directory: Directory,
+    mapping: Mapping,
+    caller: Caller,
+    conversation: bytes,
+    suspects: Collection[int] = (),
+) -> list[Tier]:
     """The same order, cut where the bill goes to somebody else. Raises NoKeyAvailable."""
-    keys = order(directory, mapping, caller, conversation)
+    keys = order(directory, mapping, caller, conversation, suspects)
     return [
         Tier(tuple(some), counts)
         for counts, some in groupby(keys, lambda key: directory.accounts[key.account_id].counts_in_budgets)

@@ -20,12 +20,10 @@ from typing import Literal
 from relay.errors import (
     RelayError,
     UpstreamError,
-    UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
-    UpstreamTimeout,
     UpstreamUnauthorized,
-    UpstreamUnreachable,
+    UpstreamUnknownBot,
 )
 
 Whose = Literal["key", "account"]
@@ -80,12 +78,9 @@ def verdict_of(exc: RelayError) -> Verdict | None:
 
 def suspicion_of(exc: RelayError) -> Verdict | None:
     """What is certain once another key has answered the same question: it might be the bot's failure, or all of Poe's."""
-    said = (
-        isinstance(exc, UpstreamUnauthorized | UpstreamOutOfPoints | UpstreamRateLimited) and exc.is_hearsay
-    )
-    if said or isinstance(exc, UpstreamFailed | UpstreamUnreachable | UpstreamTimeout):
-        return Verdict("key", "failing", exc.message)
-    return None
+    if not isinstance(exc, UpstreamError) or isinstance(exc, UpstreamUnknownBot) or verdict_of(exc):
+        return None
+    return Verdict("key", "failing", exc.message)
 
 
 def after(

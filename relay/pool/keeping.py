@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 NEVER = 1 << 62
 # A failing key is news when pauses did not help; of the others the first time is.
 FAILURES_THAT_ARE_NEWS = 4
+# So long a key that failed is asked after others.
+SUSPICION = timedelta(seconds=30)
+# So long it is taken for good that a key has answered.
+LATELY = timedelta(minutes=10)
 # So long a balance that was read says more than a bot's word.
 BALANCE_COUNTS = timedelta(minutes=15)
 BALANCE_READ_AT_MOST = timedelta(seconds=20)
@@ -56,11 +60,26 @@ class Keeper:
         self._clock = clock
         self._chance = chance
         self._unreachable: dict[int, int] = defaultdict(int)
+        # Until when they are asked after others.
+        self._suspects: dict[int, datetime] = {}
+        self._answered_at: dict[int, datetime] = {}
         self._thread: ThreadPoolExecutor | None = None
         self._apply = apply or self._apply_in_thread
 
     def now(self) -> datetime:
         return self._clock()
+
+    def suspects(self) -> Collection[int]:
+        """Keys that just failed in this process, though it may have been the bot: the next question begins elsewhere."""
+        if self._suspects:
+            now = self._clock()
+            self._suspects = {id_: until for id_, until in self._suspects.items() if until > now}
+        return self._suspects
+
+    def works(self, key_id: int) -> bool:
+        """Whether it has answered lately, and not failed since."""
+        at = self._answered_at.get(key_id)
+        return at is not None and self._clock() - at < LATELY and key_id not in self.suspects()
 
     def failed(
         self,
@@ -78,6 +97,7 @@ class Keeper:
         ):
             verdict = None  # one question retires no two keys: it may be the question
         if verdict is None and (suspicion := health.suspicion_of(exc)) is not None:
+            self._suspects[key.id] = self._clock() + SUSPICION
             self._unreachable[key.id] += isinstance(exc, UpstreamUnreachable)
             if is_probe or self._unreachable[key.id] >= health.UNREACHABLE:
                 verdict = suspicion
@@ -89,6 +109,9 @@ class Keeper:
     def answered(self, key: KeyEntry, *, is_probe: bool, instead_of: Iterable[Failure] = ()) -> None:
         """This key answered what those before it could not: it was not the bot."""
         self._unreachable.pop(key.id, None)
+        self._answered_at[key.id] = self._clock()
+        if self._suspects:
+            self._suspects.pop(key.id, None)
         for other, exc, asked_at in instead_of:
             if (suspicion := health.suspicion_of(exc)) is not None:
                 self._blame(other, suspicion, asked_at)
@@ -108,6 +131,7 @@ class Keeper:
 
     def _blame(self, key: KeyEntry, verdict: Verdict, asked_at: datetime) -> None:
         self._unreachable.pop(key.id, None)
+        self._suspects.pop(key.id, None)  # from now on its state says when it is asked
 
         def rule(standing: Standing, now: datetime) -> Standing | None:
             return health.after(standing, verdict, asked_at=asked_at, now=now, chance=self._chance)

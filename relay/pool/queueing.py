@@ -23,6 +23,11 @@ class _Place:
     is_first: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+def is_worth_waiting(exc: AllKeysBusy, seconds: float) -> bool:
+    """Whether a key may be free in so long. A second is said where nobody knows: somebody's answer ends."""
+    return seconds > 0 and (exc.retry_after or 0) <= max(seconds, 1)
+
+
 class Queue:
     """Whoever waits holds nothing: no record, no slot, no reservation. Only the first of a line asks, ten times a second."""
 
@@ -42,7 +47,7 @@ class Queue:
             try:
                 return await ask(self._seconds > 0)
             except AllKeysBusy as exc:
-                if not self._is_worth_waiting(exc, self._seconds):
+                if not is_worth_waiting(exc, self._seconds):
                     raise
             keys = which()
         return await self._wait_in(self._lines.setdefault(keys, deque()), keys, ask)
@@ -62,7 +67,7 @@ class Queue:
                 try:
                     return await ask(left > 0)
                 except AllKeysBusy as exc:
-                    if left <= 0 or not self._is_worth_waiting(exc, left):
+                    if left <= 0 or not is_worth_waiting(exc, left):
                         raise
                 await self._sleep(min(POLL_SECONDS, left))
         finally:
@@ -82,8 +87,3 @@ class Queue:
             line[0].is_first.set()
         elif self._lines.get(keys) is line:
             del self._lines[keys]
-
-    @staticmethod
-    def _is_worth_waiting(exc: AllKeysBusy, seconds: float) -> bool:
-        """A second is said where nobody knows: somebody's answer ends."""
-        return seconds > 0 and (exc.retry_after or 0) <= max(seconds, 1)

@@ -10,7 +10,7 @@ import random
 import threading
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,11 +20,13 @@ from proxy_site.config import Config
 from relay.directory import AccountEntry, KeyEntry
 from relay.errors import (
     RelayError,
+    UpstreamError,
     UpstreamFailed,
     UpstreamOutOfPoints,
     UpstreamRateLimited,
     UpstreamTimeout,
     UpstreamUnauthorized,
+    UpstreamUnknownBot,
     UpstreamUnreachable,
     UserError,
 )
@@ -57,6 +59,11 @@ FAILURES: dict[str, type[RelayError]] = {
     "529": UpstreamFailed,
     "reset": UpstreamUnreachable,
     "slow": UpstreamTimeout,
+    # A heartbeat first, as streams have it: the head of the answer has left by then.
+    "hang": UpstreamTimeout,
+    "404": UpstreamUnknownBot,
+    # In words of a bot's own.
+    "said": UpstreamUnauthorized,
 }
 
 
@@ -173,8 +180,13 @@ class Simulation:
         fault = self.fault_of(number)
         self.asked.append(Asked(self.seconds, number, fault.kind if fault else ""))
         await asyncio.sleep(0)
+        if fault is not None and fault.kind == "hang":
+            yield []
         if fault is not None:
-            raise FAILURES[fault.kind](f"scripted: {fault.kind}", retry_after=fault.retry_after)
+            failure = FAILURES[fault.kind](f"scripted: {fault.kind}", retry_after=fault.retry_after)
+            if isinstance(failure, UpstreamError):
+                failure.is_hearsay = fault.kind == "said"
+            raise failure
         if chat.messages[0].text.startswith("too long"):
             raise UserError("too long", code="context_length_exceeded")
         yield [Text("yes"), Finish("stop")]
@@ -205,7 +217,12 @@ class Simulation:
 
 
 def make(
-    config: Config, directory: Path, weights: Iterable[int], faults: Iterable[Fault] = (), seed: int = 1
+    config: Config,
+    directory: Path,
+    weights: Iterable[int],
+    faults: Iterable[Fault] = (),
+    seed: int = 1,
+    priorities: Mapping[int, int] | None = None,
 ) -> Simulation:
     relay, store = Relay(config), LockedStore()
     relay._ledger = Ledger(store, Spool(directory))
@@ -219,7 +236,7 @@ def make(
         relay.directory.keys[number] = KeyEntry(
             **_entry(number),
             account_id=number,
-            priority=0,
+            priority=(priorities or {}).get(number, 0),
             weight=weight,
             limits=Limits(requests_in_flight=50),
             proxy="",

@@ -293,3 +293,24 @@ def test_a_conversation_may_begin_with_anything() -> None:
     for messages in ((picture,), (Message("assistant", ()),), (Message("tool", ()), picture)):
         chat = ChatRequest(model="m", messages=messages)
         assert pool.conversation_of(caller(), chat) == pool.conversation_of(caller(), chat)
+
+
+def test_load_is_shared_by_weight_within_ten_per_cent(keys: Keys) -> None:
+    weights = (100, 50, 200, 100, 100, 150, 50, 100, 200, 100, 100, 150)
+    for id, weight in enumerate(weights, 1):
+        keys.add(id, weight=weight)
+
+    first = Counter(keys.order(each)[0] for each in conversations(30_000))
+
+    for id, weight in enumerate(weights, 1):
+        assert 0.9 < first[id] / 30_000 / (weight / sum(weights)) < 1.1
+
+
+def test_a_suspect_comes_after_others_of_the_same_bill(keys: Keys) -> None:
+    keys.add(1, priority=9)
+    keys.add(2)
+    keys.add(3, account__counts_in_budgets=False)
+
+    found = pool.order(keys.directory, mapping(), caller(), b"c", {1, 3})
+
+    assert [key.id for key in found] == [3, 2, 1]

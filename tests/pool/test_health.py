@@ -45,7 +45,7 @@ def test_some_failures_are_certain_at_once(exc: RelayError, whose: str, state: s
     assert (verdict.whose, verdict.state, verdict.retry_after) == (whose, state, exc.retry_after)
 
 
-@pytest.mark.parametrize("kind", [UpstreamFailed, UpstreamUnreachable, UpstreamTimeout])
+@pytest.mark.parametrize("kind", [UpstreamFailed, UpstreamUnreachable, UpstreamTimeout, UpstreamBroken])
 def test_some_are_only_a_suspicion(kind: type[RelayError]) -> None:
     suspicion = health.suspicion_of(kind("x"))
 
@@ -71,7 +71,7 @@ def test_an_account_with_points_does_not_rest() -> None:
     assert fare(Standing(points=0), "resting") is not None
 
 
-@pytest.mark.parametrize("kind", [UserError, UpstreamUnknownBot, UpstreamBroken, AllKeysBusy])
+@pytest.mark.parametrize("kind", [UserError, UpstreamUnknownBot, AllKeysBusy])
 def test_others_are_no_keys_fault(kind: type[RelayError]) -> None:
     assert health.verdict_of(kind("x")) is None
     assert health.suspicion_of(kind("x")) is None

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -27,8 +28,8 @@ Make = Callable[..., Simulation]
 async def make(tmp_path: Path, config: Config) -> AsyncIterator[Make]:
     made: list[Simulation] = []
 
-    def one(weights: tuple[int, ...] = WEIGHTS, *faults: Fault) -> Simulation:
-        made.append(simulator.make(config, tmp_path / str(len(made)), weights, faults))
+    def one(weights: tuple[int, ...] = WEIGHTS, *faults: Fault, **fields: Any) -> Simulation:
+        made.append(simulator.make(config, tmp_path / str(len(made)), weights, faults, **fields))
         return made[-1]
 
     yield one
@@ -228,3 +229,64 @@ async def test_the_users_own_mistake_shows_that_the_key_works(make: Make) -> Non
     assert await pool.ask("too long") == "context_length_exceeded"
 
     assert pool.state_of(1) == "ok"
+
+
+@pytest.mark.parametrize("kind", ["slow", "500", "reset"])
+async def test_after_two_keys_that_failed_the_next_question_begins_elsewhere(make: Make, kind: str) -> None:
+    faults = [Fault(key, kind, 0, HOUR) for key in (1, 2)]
+    pool = make((100,) * 3, *faults, priorities={1: 9, 2: 9})
+
+    # A request that two keys let wait in vain asks no third; whoever comes next is not kept waiting for that.
+    first = await pool.ask()
+    assert first == ("upstream_timeout" if kind == "slow" else "")
+    for _ in range(100):
+        pool.pass_time(1)
+        assert await pool.ask() == ""
+
+    # They are tried again and again, and less and less often.
+    assert 2 <= sum(each.key != 3 for each in pool.asked) <= 30
+
+
+async def test_a_stream_that_only_waited_goes_on_with_the_next_key(make: Make) -> None:
+    pool = make((1000, 1), Fault(1, "hang", 0, HOUR))
+
+    assert await pool.ask() == ""
+
+    assert [each.key for each in pool.asked] == [1, 2]
+    assert pool.state_of(1) == "failing"
+
+
+async def test_a_stream_that_waited_in_vain_says_why(make: Make) -> None:
+    pool = make((1000, 1), Fault(1, "hang", 0, HOUR), Fault(2, "hang", 0, HOUR))
+
+    assert await pool.ask() == "upstream_timeout"
+
+    assert [each.key for each in pool.asked] == [1, 2]
+    assert pool.changes == []
+
+
+async def test_a_private_bot_is_found_with_its_owners_key(make: Make) -> None:
+    pool = make((1000, 1), Fault(1, "404", 0, HOUR))
+
+    assert await pool.ask() == ""
+
+    assert [each.key for each in pool.asked] == [1, 2]
+    assert pool.changes == []
+
+
+async def test_a_bot_that_says_unauthorized_retires_nobody(make: Make) -> None:
+    pool = make((100,) * 3, *[Fault(key, "said", 0, HOUR) for key in (1, 2, 3)])
+
+    for _ in range(5):
+        pool.pass_time(1)
+        assert await pool.ask() == "upstream_unauthorized"
+
+    assert pool.changes == []
+
+
+async def test_one_question_retires_one_key(make: Make) -> None:
+    pool = make((100,) * 3, *[Fault(key, "403", 0, HOUR) for key in (1, 2, 3)])
+
+    assert await pool.ask() == "upstream_unauthorized"
+
+    assert [change.became for change in pool.changes] == ["retired"]
