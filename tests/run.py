@@ -8,14 +8,17 @@ import sys
 
 from tests import postgres
 
-# What runs without a database, or beside one of its own, needs no second time.
+# What runs without a database, beside one of its own, or whatever its database is, needs no second time.
 ONCE = (
     "upstreams",
     "wire",
     "demo",
     "deploy",
     "pool/test_simulator.py",
+    "test_access_log.py",
+    "test_server.py",
     "test_smuggling.py",
+    "test_workers.py",
     "test_connection.py",
     "test_replies.py",
     "test_transcript.py",

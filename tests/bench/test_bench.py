@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,7 +118,15 @@ def test_it_stops_a_server_when_the_bench_is_interrupted(tmp_path: Path) -> None
     assert child.returncode == -15
 
 
-def test_an_interruption_is_held_back_until_a_start_is_complete() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whoever starts a program in the background may have it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_is_held_back_until_a_start_is_complete(interruptible: None) -> None:
     started = False
 
     with pytest.raises(KeyboardInterrupt), servers.uninterrupted():
