@@ -7,6 +7,8 @@ from decimal import Decimal
 
 # Rates are kept in ten-thousandths of a point and per token in thousandths of that, so that costs are whole numbers.
 PER_POINT = 10_000 * 1_000
+# A block of a Poe key or account without an end, among moments in microseconds.
+NEVER = 1 << 62
 # Nobody sets limits beyond these; the levels of a meter must fit 64 bits.
 MOST_REQUESTS, MOST_TOKENS = 10**9, 10**10
 

@@ -15,6 +15,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
 from relay import catalogue
+from relay.admin.reading import ReadOnly
 from relay.admin.syncing import TITLE, sync
 from relay.models import Bot, BotMapping
 
@@ -67,7 +68,7 @@ class GivesFilter(ModalityFilter):
 
 
 @admin.register(Bot)
-class BotAdmin(ModelAdmin):
+class BotAdmin(ReadOnly, ModelAdmin):
     list_display = ("handle", "owner", "kinds", "context_length", "price", "mapped_to", "gone_at")
     list_filter = (MappedFilter, GivesFilter, TakesFilter, ("gone_at", admin.EmptyFieldListFilter))
     search_fields = ("handle", "display_name", "owner", "description")
@@ -99,15 +100,6 @@ class BotAdmin(ModelAdmin):
         ),
         (_("In Poe's list"), {"fields": ("first_seen_at", "last_seen_at", "gone_at")}),
     )
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_map_permission(self, request: HttpRequest) -> bool:
         return bool(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -16,7 +16,7 @@ from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from relay import standings
-from relay.admin.standings import ReadOnly
+from relay.admin.reading import ReadOnly
 from relay.models import BotMapping, PoeAccount, PoeCharge, PoeKey, PoolEvent
 from relay.templatetags.panel import moment
 
@@ -78,6 +78,7 @@ def _narrowed(queryset: QuerySet[Any], column: str, value: str | None) -> QueryS
 class NewestFirst(ReadOnly, ModelAdmin):
     """Nothing here counts rows or sorts them anew."""
 
+    actions: ClassVar[Any] = None
     list_display_links = None
     sortable_by = ()
     show_full_result_count = False

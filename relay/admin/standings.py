@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -49,18 +49,3 @@ def balance(account: PoeAccount) -> SafeString:
 def last_events(most: int = LAST_EVENTS, **which: Any) -> list[PoolEvent]:
     found = PoolEvent.objects.filter(**which).select_related("account", "key")
     return list(found[:most])
-
-
-class ReadOnly:
-    """For a table that people look at and nobody edits by hand."""
-
-    actions: ClassVar[Any] = None
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False

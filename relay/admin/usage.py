@@ -11,13 +11,14 @@ from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
+from relay.admin.reading import ReadOnly
 from relay.models import UsageRecord
 from relay.panel import filters
 from relay.panel.paging import Narrowing, RecentFirst
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(ModelAdmin):
+class UsageRecordAdmin(ReadOnly, ModelAdmin):
     """Millions of rows: nothing here may count them, sort them anew or look for what is different among them."""
 
     list_display = (
@@ -97,17 +98,6 @@ class UsageRecordAdmin(ModelAdmin):
     def state(self, record: UsageRecord) -> tuple[str, str]:
         said = record.get_outcome_display()
         return record.outcome, f"{said}: {record.error_code}" if record.error_code else said
-
-    # A record is what happened: nobody adds, changes or removes one by hand.
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 def _measured(record: UsageRecord, number: int) -> str:

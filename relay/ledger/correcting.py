@@ -11,7 +11,7 @@ from operator import attrgetter
 from django.db import connection
 
 from relay.ledger import sql
-from relay.ledger.deciding import Row, owners
+from relay.ledger.deciding import Row, add_points, owners
 from relay.ledger.rollups import Hours
 from relay.models import Meter, PoeCharge, UsageRecord
 from relay.turn import transaction_in_turn
@@ -86,7 +86,7 @@ def _correct(corrections: dict[uuid.UUID, Correction], meters: dict[str, Meter])
         after = _row(record)
         for id_ in owners(before):
             if id_ in meters:
-                _add_points(meters[id_], before, after.points - before.points)
+                add_points(meters[id_], before, after.points - before.points)
         hours.add(before, -1)
         hours.add(after, +1)
         records.append(record)
@@ -140,15 +140,6 @@ def _take_over(record: UsageRecord, charge: PoeCharge) -> None:
         record.tokens_estimated = False
     if record.accounting != OWN:
         record.points, record.accounting = charge.points, RECONCILED
-
-
-def _add_points(meter: Meter, row: Row, points: int) -> None:
-    """In the record's own periods, as the ledger does: those that began since are none of its business."""
-    is_team = meter.id.startswith("team:")
-    if meter.day_ends == (row.day_ends if is_team else row.own_day_ends):
-        meter.day_points += points
-    if meter.month_ends == (row.month_ends if is_team else row.own_month_ends):
-        meter.month_points += points
 
 
 def _write(

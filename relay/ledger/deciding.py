@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Protocol
 
 from relay.errors import (
     AllKeysBusy,
@@ -239,7 +240,7 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     for meter, counts_tokens in zip(found, settlement.counts_tokens, strict=True):
         if counts_tokens:
             meter.tokens_level = max(0, meter.tokens_level + more_tokens * rules.UNIT)
-        _add_points(meter, row, settlement.points - row.points)
+        add_points(meter, row, settlement.points - row.points)
     row.outcome, row.error_code = settlement.outcome, settlement.error_code
     row.finish_reason = settlement.finish_reason
     row.completion_tokens, row.images, row.points = (
@@ -251,7 +252,17 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     row.first_byte_ms, row.total_ms = settlement.first_byte_ms, settlement.total_ms
 
 
-def _add_points(meter: Meter, row: Row, points: int) -> None:
+class HasPeriods(Protocol):
+    """Of a meter, be it the ledger's own or a row of the table: what was used in the periods that run."""
+
+    id: str
+    day_ends: int
+    day_points: int
+    month_ends: int
+    month_points: int
+
+
+def add_points(meter: HasPeriods, row: Row, points: int) -> None:
     """In the record's own periods: those that began since are none of its business."""
     day_ends, month_ends = _ends(row, meter)
     if meter.day_ends == day_ends:
@@ -260,7 +271,7 @@ def _add_points(meter: Meter, row: Row, points: int) -> None:
         meter.month_points += points
 
 
-def _ends(row: Row, meter: Meter) -> tuple[int, int]:
+def _ends(row: Row, meter: HasPeriods) -> tuple[int, int]:
     if meter.id.startswith("team:"):
         return row.day_ends, row.month_ends
     return row.own_day_ends, row.own_month_ends
@@ -414,7 +425,7 @@ def change_(page: Page, change: Change) -> Answer:
         _move_to_running_periods(row, token, user, team)
     for meter, its in zip(found, limits, strict=True):
         rules.add_tokens(meter, its, more.tokens)
-        _add_points(meter, row, more.points)
+        add_points(meter, row, more.points)
     row.completion_tokens += more.output_tokens
     row.points += more.points
     row.bot = change.bot or row.bot

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.ledger.items import Reservation
-from relay.limits import Level, Limits
+from relay.limits import NEVER, Level, Limits
 
 UNIT = 60_000_000
 SECOND = 1_000_000
@@ -19,8 +19,6 @@ SECOND = 1_000_000
 CLOCK_STEP = 5 * SECOND
 # When a request in flight will end is unknown: come back soon.
 IN_FLIGHT_WAIT = 1.0
-# A block without an end.
-NEVER = 1 << 62
 # So long a request that tries a blocked key keeps others from trying it too, unless its answer comes before.
 PROBE = 60 * SECOND
 # When a request that is under way will tell how a key fares is unknown: come back soon.

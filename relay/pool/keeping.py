@@ -23,6 +23,7 @@ from relay.errors import (
     UpstreamUnknownBot,
     UpstreamUnreachable,
 )
+from relay.limits import NEVER
 from relay.models import AccountHealth, KeyHealth, Meter, PoeAccount, PoeKey, PoolEvent
 from relay.pool import health
 from relay.pool.health import Standing, Verdict, Whose
@@ -30,8 +31,6 @@ from relay.turn import transaction_in_turn
 
 log = logging.getLogger(__name__)
 
-# Without an end: as relay.ledger.meters has it.
-NEVER = 1 << 62
 # A failing key is news when pauses did not help; of the others the first time is.
 FAILURES_THAT_ARE_NEWS = 4
 # So long a key that failed is asked after others.

@@ -76,7 +76,6 @@ _BY_STATUS = {
     403: _Verdict(UpstreamUnauthorized),
     404: _Verdict(UpstreamUnknownBot),
     408: _Verdict(UpstreamTimeout),
-    413: _Verdict(UserError),
     422: _Verdict(UserError),
     429: _Verdict(UpstreamRateLimited),
     451: _Verdict(UserError),
@@ -153,9 +152,7 @@ def _by_status(status: int, complaint: _Complaint) -> _Verdict | None:
     text = complaint.text.lower()
     if status == 403 and any(word in text for word in _MODERATION):
         return _Verdict(UserError)
-    if status == 413:
-        return _by_words(text) or _Verdict(UserError)
-    if status == 400 and complaint.kind == "invalid_request_error":
+    if status == 413 or (status == 400 and complaint.kind == "invalid_request_error"):
         return _by_words(text) or _Verdict(UserError)
     return _BY_STATUS.get(status)
 

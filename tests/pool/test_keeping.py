@@ -16,7 +16,7 @@ from relay.errors import (
     UpstreamUnauthorized,
     UpstreamUnreachable,
 )
-from relay.limits import UNLIMITED
+from relay.limits import NEVER, UNLIMITED
 from relay.models import AccountHealth, KeyHealth, Meter, PoeAccount, PoeKey, PoolEvent
 from relay.pool import Keeper, Trial, keeping
 from relay.pool.health import Standing, well
@@ -72,7 +72,7 @@ def test_a_refused_key_is_retired(desk: Desk) -> None:
         NOW,
         None,
     )
-    assert desk.block() == keeping.NEVER
+    assert desk.block() == NEVER
     event = PoolEvent.objects.get()
     assert (event.key, event.was, event.became, event.is_news) == (desk.row, "ok", "retired", True)
 

@@ -11,7 +11,8 @@ from django.db import IntegrityError
 
 from accounts.management.refusals import require_migrated_database, sentence
 from relay import catalogue
-from relay.models import BotMapping, PoeAccount
+from relay.management.poe_accounts import account_named
+from relay.models import BotMapping
 
 NAMES = {"model": "MODEL", "bot": "BOT"}
 
@@ -57,17 +58,7 @@ def _fill(mapping: BotMapping, options: dict[str, Any]) -> None:
     if options["disabled"] is not None:
         mapping.enabled = not options["disabled"]
     if options["account"] is not None:
-        mapping.account = _account(options["account"])
-
-
-def _account(name: str) -> PoeAccount | None:
-    if not name:
-        return None
-    account = PoeAccount.objects.filter(name=name).first()
-    if account is None:
-        names = ", ".join(PoeAccount.objects.values_list("name", flat=True)) or "none"
-        raise CommandError(f"there is no Poe account {name!r}; there are: {names}.")
-    return account
+        mapping.account = account_named(options["account"]) if options["account"] else None
 
 
 def _save(mapping: BotMapping) -> None:

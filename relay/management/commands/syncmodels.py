@@ -11,7 +11,8 @@ from accounts.management.refusals import require_migrated_database
 from relay import catalogue
 from relay.catalogue import Reading, Source, Synced
 from relay.errors import RelayError
-from relay.models import Bot, PoeAccount
+from relay.management.poe_accounts import account_named
+from relay.models import Bot
 
 # Whoever sees so many names needs no more to know.
 MOST_PRINTED = 20
@@ -38,7 +39,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         require_migrated_database()
-        source = catalogue.source_of(_account(options["account"]))
+        name = options["account"]
+        source = catalogue.source_of(None if name is None else account_named(name))
         try:
             reading = catalogue.fetch(source, is_forced=options["force"])
         except RelayError as exc:
@@ -78,16 +80,6 @@ class Command(BaseCommand):
         self.stdout.write(f"{_number(len(made), 'mapping')} {would}{_named(made)}.")
         if wanted and len(made) < len(wanted):
             self.stdout.write(f"{_number(len(wanted) - len(made), 'model')} had a mapping already.")
-
-
-def _account(name: str | None) -> PoeAccount | None:
-    if name is None:
-        return None
-    account = PoeAccount.objects.filter(name=name).first()
-    if account is None:
-        names = ", ".join(PoeAccount.objects.values_list("name", flat=True)) or "none"
-        raise CommandError(f"there is no Poe account {name!r}; there are: {names}.")
-    return account
 
 
 def _wanted(reading: Reading, names: Any) -> set[str]:
