@@ -63,6 +63,23 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """What is wanted of the tools. `name` is the tool that must be called where `mode` is "named"."""
+
+    mode: Literal["auto", "none", "required", "named"] = "auto"
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """The answer is to be JSON: what `schema` allows, or any object where there is none."""
+
+    schema: dict[str, Any] | None = field(default=None, hash=False)
+    name: str = ""
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """One request for an answer, whatever dialect it came in.
 
@@ -79,8 +96,11 @@ class ChatRequest:
     temperature: float | None = None
     stop: tuple[str, ...] = ()
     logit_bias: dict[str, float] = field(default_factory=dict)
+    # Each as OpenAI's chat completions write them, with all that the client wrote: {"type": "function", "function": {...}}.
     tools: tuple[dict[str, Any], ...] = ()
-    tool_choice: Any = None
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     rare: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()

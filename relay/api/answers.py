@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from django.http import HttpResponse, StreamingHttpResponse
@@ -18,6 +20,8 @@ from relay.pipeline import Answer
 from relay.wire import openai_chat, sse
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+ResponseT = TypeVar("ResponseT", bound=HttpResponseBase)
 
 
 class StreamEncoder(Protocol):
@@ -96,6 +100,36 @@ class StreamedAnswer(StreamingHttpResponse):
 
     async def leave(self) -> None:
         await self._answer.leave()
+
+
+# A body of 50 MB takes a quarter of a second to parse and to decode: not on the event loop.
+OFF_LOOP_BYTES = 1_000_000
+
+
+async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
+    """What a wire format's `parse` makes of the body, or BadRequest."""
+    if len(body) <= OFF_LOOP_BYTES:
+        return parse(body)
+    return await asyncio.to_thread(parse, body)
+
+
+async def whole(answer: Answer) -> list[Event]:
+    """All of an answer's events, settled; or the RelayError with which it broke off."""
+    events: list[Event] = []
+    async with answer:
+        async for batch in answer:
+            events += batch
+    return events
+
+
+def told_of(response: ResponseT, answer: Answer) -> ResponseT:
+    """The response with what headers tell of an answer: how the limits stand, what was ignored, which fallback answers."""
+    add_rate_limits(response, answer.rate_limits)
+    if answer.ignored:
+        response["x-poe-relay-ignored"] = ", ".join(answer.ignored)
+    if answer.fallback_model is not None:
+        response["x-poe-relay-model"] = quote(answer.fallback_model)
+    return response
 
 
 def stream_response(answer: Answer, encoder: StreamEncoder) -> StreamingHttpResponse:

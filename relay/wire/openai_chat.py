@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import binascii
-import re
 import time
 import uuid
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -27,10 +25,13 @@ from relay.events import (
     TextPart,
     ToolCall,
     ToolCallPart,
+    ToolChoice,
     ToolResultPart,
     Usage,
 )
 from relay.wire import sse
+from relay.wire.body import check_count, convert, decode, model_name
+from relay.wire.files import from_url
 
 NAME = "openai-chat"
 
@@ -136,34 +137,19 @@ RARE = frozenset(
 # Accepted in silence: they ask for nothing that the answer could lack.
 SILENT = frozenset({"metadata", "n", "store", "stream", "stream_options", "user"})
 KNOWN = SILENT | frozenset(ChatBody.__struct_fields__)
-MAX_MESSAGES = 2000
-MAX_MODEL_LENGTH = 200
-MAX_DEPTH = 64
-_FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_PATH = re.compile(r" - at `\$(?:\.?)([^`]*)`$")
 
 
 def parse(raw: bytes) -> ChatRequest:
     """The request in this body, or BadRequest naming the parameter."""
     body = decode(raw)
-    try:
-        chat = msgspec.convert(body, ChatBody)
-    except msgspec.ValidationError as exc:
-        raise _invalid(str(exc)) from None
-    if not chat.model.strip():
-        raise BadRequest("`model` is empty.", param="model")
-    if len(chat.model.strip()) > MAX_MODEL_LENGTH:
-        raise BadRequest(f"`model` is longer than {MAX_MODEL_LENGTH} characters.", param="model")
-    if not chat.messages:
-        raise BadRequest("`messages` is empty: send at least one.", param="messages")
-    if len(chat.messages) > MAX_MESSAGES:
-        raise BadRequest(f"`messages` holds {len(chat.messages)}: at most {MAX_MESSAGES}.", param="messages")
+    chat = convert(body, ChatBody)
+    model = model_name(chat.model)
+    check_count("messages", len(chat.messages))
     if chat.n not in (None, 1):
         raise BadRequest("`n` must be 1: a Poe bot answers once.", code="unsupported_value", param="n")
     parameters, rare, ignored = _parameters(body, chat)
     return ChatRequest(
-        model=chat.model.strip(),
+        model=model,
         messages=_messages(chat.messages),
         stream=bool(chat.stream),
         include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
@@ -172,73 +158,10 @@ def parse(raw: bytes) -> ChatRequest:
         stop=_stop(chat.stop),
         logit_bias=chat.logit_bias or {},
         tools=tuple(body.get("tools") or ()) if chat.tool_choice != "none" else (),
-        tool_choice=chat.tool_choice,
+        tool_choice=_tool_choice(chat.tool_choice),
         parameters=parameters,
         rare=rare,
         ignored=ignored,
-    )
-
-
-def decode(raw: bytes) -> dict[str, Any]:
-    """A JSON object, or BadRequest. Strict: UTF-8, no NaN or Infinity, no NUL or lone surrogate, at most 64 deep."""
-    if not raw.strip():
-        raise BadRequest("The body is empty: send a JSON object.", code="invalid_json")
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        hint = " (half a surrogate pair?)" if _SURROGATE.search(raw) else ""
-        raise BadRequest(f"The body is not valid JSON: {exc}{hint}", code="invalid_json") from None
-    except RecursionError:
-        raise BadRequest(f"The body is nested deeper than {MAX_DEPTH}.", code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise BadRequest("The body must be a JSON object.", code="invalid_json")
-    if b"\\u" in raw or b"\x00" in raw:
-        _refuse_unstorable(body)
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
-        raise BadRequest(f"The body is nested deeper than {MAX_DEPTH}.", code="invalid_json")
-    return body
-
-
-def _refuse_unstorable(value: Any, path: str = "") -> None:
-    """NUL and lone surrogates are legal in JSON, but no database and no bot takes them."""
-    stack = [(path, value)]
-    while stack:
-        where, item = stack.pop()
-        if isinstance(item, str) and _FORBIDDEN.search(item):
-            raise BadRequest(
-                f"{f'`{where[:200]}`' if where else 'The body'} holds a NUL character or half a surrogate pair.",
-                code="invalid_string",
-                param=where[:200] or None,
-            )
-        if isinstance(item, dict):
-            for key, inner in item.items():
-                stack += [(f"{where}.{key}" if where else str(key), inner), (where, key)]
-        elif isinstance(item, list):
-            stack += [(f"{where}[{i}]", inner) for i, inner in enumerate(item)]
-
-
-def _depth(body: Any) -> int:
-    depth, level = 0, [body]
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        inner = [v for item in level for v in (item.values() if isinstance(item, dict) else item)]
-        level = [item for item in inner if isinstance(item, (dict, list))]
-    return depth
-
-
-def _invalid(message: str) -> BadRequest:
-    """msgspec says "Expected `str`, got `int` - at `$.messages[0].content`"."""
-    found = _PATH.search(message)
-    param = found.group(1).strip(".") if found else None
-    missing = re.match(r"Object missing required field `([^`]+)`", message)
-    if missing:
-        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
-        return BadRequest(
-            f"Missing required parameter: `{param}`.", code="missing_required_parameter", param=param
-        )
-    text = (message[: found.start()] if found else message)[:300]
-    return BadRequest(
-        f"Invalid `{param}`: {text}." if param else f"Invalid body: {text}.", code="invalid_type", param=param
     )
 
 
@@ -257,6 +180,24 @@ def _parameters(
 
 def _ignored_fields(chat: ChatBody) -> list[str]:
     return ["tool_choice"] if chat.tool_choice not in (None, "auto", "none") else []
+
+
+def _tool_choice(said: str | dict[str, Any] | None) -> ToolChoice:
+    """Or BadRequest: a word that OpenAI has, or `{"type": "function", "function": {"name": ...}}`."""
+    if said is None:
+        return ToolChoice()
+    if isinstance(said, str):
+        if said not in ("auto", "none", "required"):
+            raise BadRequest(
+                f"`tool_choice` is {said[:50]!r}: auto, none, required or a function is understood.",
+                param="tool_choice",
+            )
+        return ToolChoice(cast(Literal["auto", "none", "required"], said))
+    function = said.get("function")
+    name = function.get("name") if isinstance(function, dict) else said.get("name")
+    if said.get("type", "function") != "function" or not isinstance(name, str) or not name:
+        raise BadRequest("`tool_choice` must name a function.", param="tool_choice")
+    return ToolChoice("named", name)
 
 
 def _max_tokens(chat: ChatBody) -> int | None:
@@ -336,7 +277,7 @@ def _part(part: ContentPart, where: str) -> Part:
             return TextPart(part.refusal or "")
         case "image_url" | "input_image":
             url = part.image_url if isinstance(part.image_url, str) else part.image_url and part.image_url.url
-            return _file_from_url(url or "", "image", f"{where}.image_url.url")
+            return from_url(url or "", "image", f"{where}.image_url.url")
         case "file":
             return _file(part.file, where)
         case _:
@@ -354,48 +295,8 @@ def _file(file: File | None, where: str) -> FilePart:
             code="missing_required_parameter",
             param=f"{where}.file.file_data",
         )
-    part = _file_from_url(file.file_data, "file", f"{where}.file.file_data")
+    part = from_url(file.file_data, "file", f"{where}.file.file_data")
     return FilePart(file.filename or part.name, part.content_type, part.url, part.data)
-
-
-EXTENSIONS = {
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "image/gif": "gif",
-    "application/pdf": "pdf",
-    "text/plain": "txt",
-    "audio/mpeg": "mp3",
-    "audio/wav": "wav",
-    "video/mp4": "mp4",
-}
-BY_EXTENSION = {extension: kind for kind, extension in EXTENSIONS.items()} | {"jpeg": "image/jpeg"}
-
-
-def _file_from_url(url: str, stem: str, where: str) -> FilePart:
-    """A data URL's bytes, or a URL that is handed on to the bot and never fetched, nor looked up, here.
-
-    What Poe fetches is Poe's to say. It may be http: the demo server serves its files so, and clients send them back.
-    """
-    if url.startswith("data:"):
-        comma = url.find(",")
-        head = url[5:comma] if comma > 0 else ""
-        content_type = head.split(";")[0].strip().lower() or "text/plain"
-        if not head.endswith(";base64"):
-            raise BadRequest(f"`{where}` must be a base64 data URL.", code="invalid_data_url", param=where)
-        try:
-            # Copied once: it may have 50 MB. base64.b64decode copies it once more.
-            content = binascii.a2b_base64(url[comma + 1 :], strict_mode=True)
-        except ValueError:
-            raise BadRequest(
-                f"`{where}` is not valid base64.", code="invalid_data_url", param=where
-            ) from None
-        return FilePart(f"{stem}.{EXTENSIONS.get(content_type, 'bin')}", content_type, data=content)
-    if len(url) > 8192 or not re.fullmatch(r"https?://[^/\s]+(/[^\x00-\x1f\x7f]*)?", url):
-        raise BadRequest(f"`{where}` must be an https or a data URL.", code="invalid_url", param=where)
-    name = url.split("?")[0].rsplit("/", 1)[-1] or stem
-    fallback = "image/png" if stem == "image" else "application/octet-stream"
-    return FilePart(name[:100], BY_EXTENSION.get(name.rsplit(".", 1)[-1].lower(), fallback), url=url)
 
 
 # Errors.

@@ -29,6 +29,7 @@ from relay.events import (
     TextPart,
     ToolCall,
     ToolCallPart,
+    ToolChoice,
     ToolResultPart,
     Usage,
 )
@@ -101,6 +102,12 @@ def test_it_reads_the_least_that_can_be_asked() -> None:
         ({"tools": []}, "tools", ()),
         ({"tools": [TOOL], "tool_choice": "none"}, "tools", ()),
         ({"tools": [TOOL], "tool_choice": "auto"}, "tools", (TOOL,)),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice", ToolChoice("required")),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            "tool_choice",
+            ToolChoice("named", "f"),
+        ),
     ],
 )
 def test_it_forwards(fields: dict[str, Any], attribute: str, value: Any) -> None:
@@ -127,7 +134,11 @@ def test_it_forwards(fields: dict[str, Any], attribute: str, value: Any) -> None
         ({"logprobs": False, "top_logprobs": 2}, {}, ("logprobs", "top_logprobs")),
         ({"functions": [], "function_call": "auto"}, {}, ("function_call", "functions")),
         ({"tools": [TOOL], "tool_choice": "required"}, {}, ("tool_choice",)),
-        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, {}, ("tool_choice",)),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            {},
+            ("tool_choice",),
+        ),
         ({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True}, {}, ("parallel_tool_calls",)),
         ({"tool_choice": None}, {}, ()),
     ],
@@ -393,6 +404,10 @@ def test_it_refuses_odd_addresses(kind: str, url: str) -> None:
         ),
         ({"tool_choice": 5}, "tool_choice"),
         ({"tool_choice": ["auto"]}, "tool_choice"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": ""}}}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
         ({"extra_body": []}, "extra_body"),
         ({"extra_body": "x"}, "extra_body"),
     ],
