@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from msgspec import Struct
+
 # Rates are kept in ten-thousandths of a point and per token in thousandths of that, so that costs are whole numbers.
 PER_POINT = 10_000 * 1_000
 # A block of a Poe key or account without an end, among moments in microseconds.
@@ -78,8 +80,7 @@ class RateCard:
         return -(-(by_token + by_piece) // PER_POINT)
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(Struct, frozen=True):
     """How far a limit per minute is used: what it is, what is left now, and after how many seconds all of it is back."""
 
     limit: int
@@ -87,8 +88,7 @@ class Level:
     reset_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class RateLimits:
+class RateLimits(Struct, frozen=True):
     """The tightest limit of each kind, for the headers that OpenAI's clients read. None: no such limit."""
 
     requests: Level | None = None

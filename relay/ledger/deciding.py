@@ -10,9 +10,12 @@ import math
 import uuid
 from collections.abc import Iterable
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from relay.errors import (
     AllKeysBusy,
@@ -60,8 +63,7 @@ class MissingMeters(Exception):
         self.ids = ids
 
 
-@dataclass(slots=True)
-class Row:
+class Row(Struct):
     """What of a usage record the ledger reads again and may change."""
 
     id: uuid.UUID
@@ -90,7 +92,6 @@ class Row:
     total_ms: int | None
 
 
-@dataclass(slots=True)
 class NewRow(Row):
     """A record as it is first written: with what nothing reads again."""
 

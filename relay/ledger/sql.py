@@ -12,9 +12,9 @@ VERSION = "SELECT n FROM relay_directoryversion WHERE id = 1"
 
 METER_COLUMNS = tuple(each.name for each in fields(Meter))
 # What is read of a record, in the order of Row's fields; what is written when it changes.
-ROW_COLUMNS = tuple(each.name for each in fields(Row))
+ROW_COLUMNS = Row.__struct_fields__
 CHANGED_COLUMNS = ROW_COLUMNS[ROW_COLUMNS.index("outcome") :]
-RECORD_COLUMNS = tuple(each.name for each in fields(NewRow))
+RECORD_COLUMNS = NewRow.__struct_fields__
 HOUR_COLUMNS = (*KEY_COLUMNS, *SUM_COLUMNS)
 REFUSAL_COLUMNS = ("hour", "team_id", "user_id", "token_id", '"limit"', "refusals")
 

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from copy import copy
 
 from relay.ledger.deciding import Page, RefusalKey, Row
 from relay.ledger.items import Admission
@@ -51,8 +51,8 @@ class MemoryStore:
             process=self.process,
             version=self.version,
             now=self.now,
-            meters={id_: replace(self.meters.get(id_) or Meter(id_)) for id_ in ids},
-            rows={id_: replace(self.rows[id_]) for id_ in record_ids if id_ in self.rows},
+            meters={id_: copy(self.meters.get(id_) or Meter(id_)) for id_ in ids},
+            rows={id_: copy(self.rows[id_]) for id_ in record_ids if id_ in self.rows},
         )
 
     def commit(self, page: Page) -> None:
@@ -63,11 +63,11 @@ class MemoryStore:
         self.after_commit(page)
 
     def _apply(self, page: Page) -> None:
-        self.meters.update((id_, replace(meter)) for id_, meter in page.touched.items())
+        self.meters.update((id_, copy(meter)) for id_, meter in page.touched.items())
         for row in page.inserted:
             assert row.id not in self.rows
-            self.rows[row.id], self.processes_of[row.id] = replace(row), row.process
-        self.rows.update((id_, replace(row)) for id_, row in page.updated.items())
+            self.rows[row.id], self.processes_of[row.id] = copy(row), row.process
+        self.rows.update((id_, copy(row)) for id_, row in page.updated.items())
         for key, sums in page.hours.sums.items():
             old = self.sums.get(key, [0] * len(sums))
             self.sums[key] = [a + b for a, b in zip(old, sums, strict=True)]

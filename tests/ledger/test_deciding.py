@@ -6,11 +6,13 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from relay.errors import (
     AllKeysBusy,
@@ -189,7 +191,7 @@ def test_after_the_wait_that_was_told_it_passes(desk: Desk) -> None:
 def test_a_refusal_uses_up_nothing(desk: Desk) -> None:
     open_ = admission(of_user=Limits(10, 1000, 1, 100, 100))
     desk.admit(open_)
-    before = {id_: replace(meter) for id_, meter in desk.meters.items()}
+    before = {id_: copy(meter) for id_, meter in desk.meters.items()}
     for _ in range(20):
         desk.now += 1
         desk.refuse(replace(open_, id=uuid.uuid4()))
@@ -360,7 +362,7 @@ def test_a_change_that_is_refused_keeps_what_it_has(desk: Desk) -> None:
     full = candidate(2, key_limits=Limits(requests_in_flight=0))
     one = admission(reservation(points=5), of_team=Limits(points_per_day=8))
     desk.admit(one)
-    before = {id_: replace(meter) for id_, meter in desk.meters.items()}
+    before = {id_: copy(meter) for id_, meter in desk.meters.items()}
 
     busy = desk.change(change(one, reservation(points=8, output=90), candidates=(full,)))
     poor = desk.change(change(one, reservation(points=9), candidates=(candidate(2),)))
@@ -786,7 +788,7 @@ def check(desk: Desk, books: Books, world: World) -> None:
             assert meter.day_points == books.points(meter.id, day), meter
     for id_, its in world.limits.items():
         if its.tokens_per_minute is not None and id_ in desk.meters:
-            found = replace(desk.meters[id_])
+            found = copy(desk.meters[id_])
             drain(found, its, desk.now)
             level = books.tokens[id_].now(desk.now, its.tokens_per_minute) if id_ in books.tokens else 0
             assert found.tokens_level == level * UNIT

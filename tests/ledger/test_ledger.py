@@ -8,19 +8,20 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
 from django.db import connections
+from msgspec.structs import replace
 
 from accounts.models import AccessToken, TokenActivity
 from relay.directory import read_version
 from relay.errors import AllKeysBusy, BudgetExceeded, RateLimited, RelayError, Unavailable
 from relay.ledger import Admission, Admitted, Ledger, Stale, sqlite, writer
 from relay.ledger.rollups import KEY_COLUMNS, SUM_COLUMNS, contribution, key_of
+from relay.ledger.sql import ROW_COLUMNS
 from relay.limits import Limits
 from relay.models import Meter, Process, RefusalHour, UsageHour, UsageRecord
 from tests import cast as people
@@ -227,7 +228,7 @@ async def test_hours_are_the_sums_of_the_records(ledger: Ledger) -> None:
     for record in await records():
         if record.outcome == "open":
             continue
-        fields = {name: getattr(record, name) for name in row().__slots__ if hasattr(record, name)}
+        fields = {name: getattr(record, name) for name in ROW_COLUMNS if hasattr(record, name)}
         same = row(**fields)
         for name, value in zip(SUM_COLUMNS, contribution(same), strict=True):
             expected[key_of(same), name] += value

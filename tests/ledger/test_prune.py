@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from django.db import connection, connections
 
 from relay.ledger import prune as module
 from relay.ledger.prune import prune
+from relay.ledger.sql import ROW_COLUMNS
 from relay.ledger.verify import verify
 from relay.models import Meter, Pruning, UsageHour, UsageRecord
 from tests import cast as people
@@ -33,7 +33,7 @@ def record(days_old: float, **fields: Any) -> UsageRecord:
 
 def unsaved(started_at: datetime, **values: Any) -> UsageRecord:
     row = making.row(started_at=started_at, **values)
-    return UsageRecord(**{each.name: getattr(row, each.name) for each in fields(row)} | {"streamed": True})
+    return UsageRecord(**{each: getattr(row, each) for each in ROW_COLUMNS} | {"streamed": True})
 
 
 def left() -> list[float]:

@@ -7,11 +7,11 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
+from msgspec.structs import replace
 
 from relay.directory import read_version
 from relay.errors import Unavailable

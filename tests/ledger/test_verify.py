@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +13,7 @@ from relay.ledger import verify as module
 from relay.ledger.deciding import Row
 from relay.ledger.items import Reservation
 from relay.ledger.rollups import FIRST_BYTE_BOUNDS, KEY_COLUMNS, SUM_COLUMNS, Hours, contribution
+from relay.ledger.sql import ROW_COLUMNS
 from relay.ledger.verify import verify
 from relay.models import Meter, Pruning, UsageHour, UsageRecord
 from tests.ledger import making, written
@@ -138,7 +138,7 @@ ROWS = [
 
 
 def stored(row: Row) -> None:
-    values: dict[str, Any] = {each.name: getattr(row, each.name) for each in fields(row)}
+    values: dict[str, Any] = {each: getattr(row, each) for each in ROW_COLUMNS}
     # A record of an early release may have no key.
     UsageRecord.objects.create(**values | {"key_id": row.key_id or None, "streamed": True})
 
