@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from msgspec import Struct
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -106,28 +108,24 @@ class ChatRequest:
     ignored: tuple[str, ...] = ()
 
 
-# What a bot says.
+# What a bot says. An event is made for each word: as Structs they take a fifth of the time of frozen dataclasses.
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
+class Text(Struct, frozen=True, gc=False):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
+class Reasoning(Struct, frozen=True, gc=False):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Replace:
+class Replace(Struct, frozen=True, gc=False):
     """Everything said so far is to be read as `text` instead."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
+class ToolCall(Struct, frozen=True, gc=False):
     """A piece of a tool call. The first piece of an `index` has `id` and `name`; `arguments` are appended."""
 
     index: int
@@ -136,8 +134,7 @@ class ToolCall:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Struct, frozen=True, gc=False):
     """A file that the bot made. `inline_ref` is the name that its text uses for it: `![title][inline_ref]`."""
 
     url: str
@@ -146,8 +143,7 @@ class Attachment:
     inline_ref: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True, gc=False):
     reason: FinishReason
 
 

@@ -17,9 +17,11 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Literal
+
+from msgspec.structs import replace
 
 from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
 
