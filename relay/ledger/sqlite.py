@@ -82,13 +82,30 @@ USED = "SELECT id, ? FROM accounts_accesstoken WHERE id IN (SELECT value FROM js
 TOUCH_TOKENS = f"INSERT INTO accounts_tokenactivity (token_id, last_used_at) {USED} {sql.TOUCH_TOKENS}"  # noqa: S608
 
 
+class _Known:
+    """What the database holds, as it was read or written here last: true as long as nobody else has written since."""
+
+    def __init__(self, data_version: int) -> None:
+        self.data_version = data_version
+        self.version: int | None = None
+        self.meters: dict[str, Meter] = {}
+        # Open records that began here, until they are settled.
+        self.rows: dict[uuid.UUID, Row] = {}
+
+
+NOTHING_KNOWN = -1
+MOST_KNOWN = 10_000
+
+
 class SqliteStore:
     def __init__(self, path: str, process: str) -> None:
         self.process = process
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._turn: int | None = None
-        self._known: set[str] = set()
+        # Meters that were there once. Almost always they still are.
+        self._made: set[str] = set()
+        self._known = _Known(NOTHING_KNOWN)
 
     def begin(self, meter_ids: Iterable[str], record_ids: Iterable[uuid.UUID]) -> Page:
         wanted, ids = sorted(meter_ids), list(record_ids)
@@ -99,23 +116,34 @@ class SqliteStore:
             self.rollback()
             raise
         if len(page.meters) < len(wanted):  # some were removed since
-            self._known.clear()
+            self._made.clear()
             self.rollback()
             return self.begin(wanted, ids)
-        self._known.update(wanted)
+        self._made.update(wanted)
         return page
 
     def _read(self, connection: sqlite3.Connection, wanted: list[str], ids: list[uuid.UUID]) -> Page:
-        MAKE_METERS.run(connection, [METER_VALUES(Meter(id_)) for id_ in wanted if id_ not in self._known])
-        asked = (json.dumps(wanted), json.dumps([id_.hex for id_ in ids]))
-        version, meters, rows = connection.execute(READ, asked).fetchone()
-        found = [_row(values) for values in json.loads(rows)]
+        """Only what is not known, which is nothing where one process relays: reading costs more than all of the deciding."""
+        (data_version,) = connection.execute("PRAGMA data_version").fetchone()
+        if data_version != self._known.data_version or len(self._known.meters) > MOST_KNOWN:
+            self._known = _Known(data_version)
+        known = self._known
+        meters = [id_ for id_ in wanted if id_ not in known.meters]
+        rows = [id_.hex for id_ in ids if id_ not in known.rows]
+        if meters or rows or known.version is None:
+            MAKE_METERS.run(connection, [METER_VALUES(Meter(id_)) for id_ in meters if id_ not in self._made])
+            version, found, records = connection.execute(
+                READ, (json.dumps(meters), json.dumps(rows))
+            ).fetchone()
+            known.version = version or 0
+            known.meters.update({values[0]: Meter(*values) for values in json.loads(found)})
+            known.rows.update({row.id: row for row in map(_row, json.loads(records))})
         return Page(
             process=self.process,
-            version=version or 0,
+            version=known.version,
             now=_now(),
-            meters={values[0]: Meter(*values) for values in json.loads(meters)},
-            rows={row.id: row for row in found},
+            meters={id_: known.meters[id_] for id_ in wanted if id_ in known.meters},
+            rows={id_: known.rows[id_] for id_ in ids if id_ in known.rows},
         )
 
     def commit(self, page: Page) -> None:
@@ -129,6 +157,11 @@ class SqliteStore:
                 raise BadItem(type(exc).__name__) from exc
             raise
         self._give_turn()
+        rows = self._known.rows
+        rows.update({row.id: row for row in page.inserted})
+        for row in page.updated.values():
+            if row.outcome != "open":
+                del rows[row.id]
 
     def _write(self, connection: sqlite3.Connection, page: Page) -> None:
         WRITE_METERS.run(connection, [METER_VALUES(meter) for meter in page.touched.values()])
@@ -142,6 +175,8 @@ class SqliteStore:
             BEAT.run(connection, [(page.heartbeat, page.now)])
 
     def rollback(self) -> None:
+        # Pages are changed before they are written.
+        self._known = _Known(NOTHING_KNOWN)
         try:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")

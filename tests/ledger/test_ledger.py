@@ -253,6 +253,42 @@ async def test_meters_that_were_removed_are_made_again(ledger: Ledger) -> None:
     assert Counter(r.outcome for r in await records()) == {"open": 1, "done": 1}
 
 
+async def test_what_somebody_else_changes_counts_from_the_next_admission_on(ledger: Ledger) -> None:
+    one = await admission(reservation(points=3), of_team=Limits(points_per_day=100))
+    await ledger.admit(one)
+    await in_database(lambda: Meter.objects.filter(id="team:1").update(day_points=98))
+
+    (refused,) = await answers(ledger, [replace(one, id=uuid.uuid4())])
+
+    assert isinstance(refused, BudgetExceeded)
+
+
+async def test_a_record_that_somebody_else_ended_is_not_ended_again(ledger: Ledger) -> None:
+    one = await admission(reservation(points=3))
+    await ledger.admit(one)
+    await in_database(lambda: UsageRecord.objects.update(outcome="failed", points=0))
+
+    ledger.settle(settlement(one))
+    await flushed(ledger)
+
+    assert [(r.outcome, r.points) for r in await records()] == [("failed", 0)]
+
+
+async def test_slots_that_the_ledger_itself_puts_right_count_from_the_next_admission_on(
+    ledger: Ledger,
+) -> None:
+    one = await admission(of_token=Limits(requests_in_flight=2))
+    await ledger.admit(one)
+    ledger._store.set_slots(["token:1"])  # nothing is wrong yet
+    await in_database(lambda: Meter.objects.filter(id="token:1").update(in_flight=2))
+    (refused,) = await answers(ledger, [replace(one, id=uuid.uuid4())])
+
+    ledger._store.set_slots(["token:1"])
+
+    assert isinstance(refused, RateLimited)
+    assert isinstance(await ledger.admit(replace(one, id=uuid.uuid4())), Admitted)
+
+
 async def test_who_is_only_refused_is_refused_again(ledger: Ledger) -> None:
     """Its meters were made in transactions that were rolled back."""
     none = await admission(of_team=Limits(requests_in_flight=0), token=9, user=9, team=9)
