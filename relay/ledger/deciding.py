@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import attrgetter
 from typing import Protocol
 
 from msgspec import Struct
@@ -52,6 +53,7 @@ BLOCKED_WAIT = 300.0
 # A key that is set aside for no longer is as good as a busy one.
 SOON = 60.0
 NOTHING = Reservation(0, 0, 0, 0)
+TOKENS = attrgetter("tokens")
 NO_RATE_LIMITS = RateLimits()
 
 
@@ -238,10 +240,12 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     more_tokens = settlement.completion_tokens - row.completion_tokens
     if settlement.points == 0 and settlement.completion_tokens == 0 and settlement.first_byte_ms is None:
         more_tokens -= row.prompt_tokens  # nothing was answered, so nothing was used
+    more_points = settlement.points - row.points
     for meter, counts_tokens in zip(found, settlement.counts_tokens, strict=True):
         if counts_tokens:
             meter.tokens_level = max(0, meter.tokens_level + more_tokens * rules.UNIT)
-        add_points(meter, row, settlement.points - row.points)
+        if more_points:
+            add_points(meter, row, more_points)
     row.outcome, row.error_code = settlement.outcome, settlement.error_code
     row.finish_reason = settlement.finish_reason
     row.completion_tokens, row.images, row.points = (
@@ -308,15 +312,17 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
             claimed.rate_limits = standing(found, admission.limits)
         return claimed
     candidate, is_probe = claimed
+    tokens, points = reservation.tokens, reservation.points
+    scarce = rules.is_scarce(page.meter(f"key:{candidate.key_id}"), candidate.key_limits)
     for meter, limits in zip(found, admission.limits, strict=True):
         rules.take_request(meter, limits)
-        rules.add_tokens(meter, limits, reservation.tokens)
+        rules.add_tokens(meter, limits, tokens)
         meter.in_flight += 1
-        meter.day_points += reservation.points
-        meter.month_points += reservation.points
+        if points:
+            meter.day_points += points
+            meter.month_points += points
+        scarce = scarce or rules.is_scarce(meter, limits)
     page.changed(found)
-    key = page.meter(f"key:{candidate.key_id}")
-    scarce = rules.is_scarce(key, candidate.key_limits) or any(map(rules.is_scarce, found, admission.limits))
     admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce, is_probe)
     page.inserted.append(_row(page.process, admission, reservation, candidate, found))
     return admitted
@@ -334,9 +340,8 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
             continue
         rules.drain(key, candidate.key_limits, page.now)
         rules.drain(account, candidate.account_limits, page.now)
-        limits = (candidate.key_limits, candidate.account_limits)
-        refusals = _refusals([key, account], limits, NOTHING, rules.RULES)
-        if not refusals:
+        carried = ((key, candidate.key_limits), (account, candidate.account_limits))
+        if all(rules.fits(meter, limits, NOTHING) for meter, limits in carried):
             rules.take_request(key, candidate.key_limits)
             rules.take_request(account, candidate.account_limits)
             key.in_flight += 1
@@ -345,6 +350,7 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
                 rules.try_out(account, page.now)
             page.changed((key, account))
             return candidate, is_probe
+        refusals = _refusals(carried, NOTHING, rules.RULES)
         wait, is_busy = min(wait, max(each.wait_seconds for _whose, each in refusals)), True
     if not is_busy and wait > SOON:
         return NoKeyAvailable(
@@ -474,11 +480,11 @@ def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> bool
 
 
 def _refusals(
-    found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
+    asked: Iterable[tuple[Meter, Limits]], reservation: Reservation, of: tuple[rules.Rule, ...]
 ) -> list[tuple[int, Refusal]]:
     return [
         (whose, refused)
-        for whose, (meter, its) in enumerate(zip(found, limits, strict=True))
+        for whose, (meter, its) in enumerate(asked)
         if not rules.fits(meter, its, reservation)
         for rule in of
         if (refused := rule(meter, its, reservation)) is not None
@@ -489,7 +495,7 @@ def _refusal(
     found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
 ) -> RateLimited | None:
     """The refusal that holds longest: when it is over, the others are too."""
-    refusals = _refusals(found, limits, reservation, of)
+    refusals = _refusals(zip(found, limits, strict=True), reservation, of)
     if not refusals:
         return None
     whose, refused = max(refusals, key=lambda each: each[1].wait_seconds)
@@ -538,9 +544,9 @@ def _duration(seconds: float) -> str:
 
 def _too_large(admission: Admission) -> BadRequest | None:
     """A request that no waiting would make fit."""
-    least = min(admission.reservations, key=lambda each: each.tokens)
-    for whose, limits in zip(WHOSE, admission.limits, strict=True):
-        limit = limits.tokens_per_minute
+    limits = [each.tokens_per_minute for each in admission.limits]
+    least = min(admission.reservations, key=TOKENS)
+    for whose, limit in zip(WHOSE, limits, strict=True):
         if limit is not None and least.tokens > limit:
             return BadRequest(
                 f"This request may need {least.tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "

@@ -62,9 +62,12 @@ def drain(meter: Meter, limits: Limits, now: int) -> None:
     elapsed = now - meter.at
     if elapsed > 0 or elapsed < -CLOCK_STEP:
         meter.at = now
-    elapsed = max(0, elapsed)
-    meter.requests_level = _drained(meter.requests_level, limits.requests_per_minute, elapsed)
-    meter.tokens_level = _drained(meter.tokens_level, limits.tokens_per_minute, elapsed)
+    if elapsed < 0:
+        elapsed = 0
+    if meter.requests_level:
+        meter.requests_level = _drained(meter.requests_level, limits.requests_per_minute, elapsed)
+    if meter.tokens_level:
+        meter.tokens_level = _drained(meter.tokens_level, limits.tokens_per_minute, elapsed)
 
 
 def _drained(level: int, per_minute: int | None, elapsed: int) -> int:
@@ -213,7 +216,7 @@ def tighter(than: Stand | None, level: int, limit: int | None) -> Stand | None:
     """The one of the two with the least left."""
     if limit is None:
         return than
-    left = max(0, (limit * UNIT - level) // UNIT)
+    left = max(0, limit - -(-level // UNIT))
     return (left, level, limit) if than is None or left < than[0] else than
 
 

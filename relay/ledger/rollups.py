@@ -38,7 +38,8 @@ class Hours:
     def add(self, row: Row, sign: int) -> None:
         sums = self.sums[key_of(row)]
         for i, value in enumerate(contribution(row)):
-            sums[i] += sign * value
+            if value:
+                sums[i] += sign * value
 
     def rows(self) -> list[tuple[Any, ...]]:
         """In the order in which they are locked."""
