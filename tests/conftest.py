@@ -27,6 +27,7 @@ from proxy_site.config import Config
 from proxy_site.lean import LeanHandler
 from relay.pipeline import Relay
 from tests import cast as people
+from tests.specifications import Witness
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
@@ -138,14 +139,24 @@ def config() -> Config:
     return found
 
 
+@pytest.fixture
+def witness() -> Iterator[Witness]:
+    """Whatever the API answers is held against what OpenAI and Anthropic publish."""
+    witness = Witness()
+    yield witness
+    assert not witness.problems
+
+
 @pytest_asyncio.fixture
-async def api(cast: people.Cast, config: Config) -> AsyncIterator[Api]:
+async def api(cast: people.Cast, config: Config, witness: Witness) -> AsyncIterator[Api]:
     relay = Relay(config)
     transport = httpx2.ASGITransport(
         app=LeanHandler(relay, "relay.api.urls"),  # type: ignore[arg-type]
         client=("192.0.2.7", 4711),
     )
-    async with httpx2.AsyncClient(transport=transport, base_url="http://relay.test") as client:
+    async with httpx2.AsyncClient(
+        transport=transport, base_url="http://relay.test", event_hooks={"response": [witness.hear]}
+    ) as client:
         yield Api(client, relay)
     await relay.stop()
 
@@ -157,9 +168,15 @@ async def api(cast: people.Cast, config: Config) -> AsyncIterator[Api]:
 class Served:
     url: str
     process: subprocess.Popen[str]
+    witness: Witness
 
     def openai(self, token: str) -> openai.OpenAI:
-        return openai.OpenAI(api_key=token, base_url=f"{self.url}/v1", max_retries=0)
+        return openai.OpenAI(
+            api_key=token,
+            base_url=f"{self.url}/v1",
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self.witness.overhear]}),
+        )
 
 
 def database_url() -> str:
@@ -171,7 +188,7 @@ def database_url() -> str:
 
 
 @pytest.fixture
-def serve(transactional_db: None) -> Iterator[Callable[..., Served]]:
+def serve(transactional_db: None, witness: Witness) -> Iterator[Callable[..., Served]]:
     """Starts servers on free ports; stops them by their process id."""
     running: list[subprocess.Popen[str]] = []
 
@@ -188,7 +205,7 @@ def serve(transactional_db: None) -> Iterator[Callable[..., Served]]:
         assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(r"listens on (http\S+)", line):
-                return Served(found.group(1), process)
+                return Served(found.group(1), process, witness)
         raise AssertionError("the server did not start")
 
     yield start

@@ -22,6 +22,7 @@ ONCE = (
     "test_connection.py",
     "test_replies.py",
     "test_transcript.py",
+    "test_specifications.py",
 )
 
 
