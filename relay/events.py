@@ -145,6 +145,8 @@ class Attachment(Struct, frozen=True, gc=False):
 
 class Finish(Struct, frozen=True, gc=False):
     reason: FinishReason
+    # The one of the client's stop sequences that ended it.
+    stop: str = ""
 
 
 Event = Text | Reasoning | Replace | ToolCall | Attachment | Finish

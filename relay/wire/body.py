@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypeVar
 
@@ -20,7 +21,10 @@ T = TypeVar("T")
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """A JSON object, or BadRequest. Strict: UTF-8, no NaN or Infinity, no NUL or lone surrogate, at most 64 deep."""
+    """A JSON object, or BadRequest.
+
+    Strict: UTF-8, no NaN or Infinity, no NUL or lone surrogate, at most 64 deep, one value per key.
+    """
     if not raw.strip():
         raise BadRequest("The body is empty: send a JSON object.", code="invalid_json")
     try:
@@ -36,6 +40,8 @@ def decode(raw: bytes) -> dict[str, Any]:
         _refuse_unstorable(body)
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(body) > MAX_DEPTH:
         raise BadRequest(f"The body is nested deeper than {MAX_DEPTH}.", code="invalid_json")
+    if _strings_written(raw) != _strings(body):
+        _refuse_repeated_keys(raw)
     return body
 
 
@@ -90,6 +96,55 @@ def _depth(body: Any) -> int:
         inner = [v for item in level for v in (item.values() if isinstance(item, dict) else item)]
         level = [item for item in inner if isinstance(item, (dict, list))]
     return depth
+
+
+# One value per key. msgspec takes the last of several in silence, and json.loads with a hook takes many times as long: so
+# the strings that are written are counted first. If they are as many as came out, no key was lost.
+
+
+def _strings_written(raw: bytes) -> int:
+    """Two quotes each, but for those within a string; -1 where that cannot be told so simply."""
+    quotes = raw.count(b'"')
+    if b"\\" in raw:
+        if b'\\\\"' in raw:  # a backslash that ends a string, or one more before a quote within
+            return -1
+        quotes -= raw.count(b'\\"')
+    return quotes // 2
+
+
+def _strings(body: dict[str, Any]) -> int:
+    count = 0
+    stack: list[Any] = [body]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            values = item.values()
+        else:
+            values = item
+        for value in values:
+            if isinstance(value, str):
+                count += 1
+            elif isinstance(value, (dict, list)):
+                stack.append(value)
+    return count
+
+
+def _refuse_repeated_keys(raw: bytes) -> None:
+    json.loads(raw, object_pairs_hook=_object, parse_int=len, parse_float=len)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) == len(dict(pairs)):
+        return
+    seen: set[str] = set()
+    for key, _value in pairs:
+        if key in seen:
+            shown = key[:MAX_MODEL_LENGTH]
+            raise BadRequest(
+                f"The key {shown!r} is there twice in one object.", code="invalid_json", param=shown
+            )
+        seen.add(key)
 
 
 def invalid(message: str) -> BadRequest:

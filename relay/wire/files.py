@@ -33,16 +33,18 @@ def from_url(url: str, stem: str, where: str) -> FilePart:
         content_type = head.split(";")[0].strip().lower() or "text/plain"
         if not head.endswith(";base64"):
             raise BadRequest(f"`{where}` must be a base64 data URL.", code="invalid_data_url", param=where)
-        try:
-            # Copied once: it may have 50 MB. base64.b64decode copies it once more.
-            content = binascii.a2b_base64(url[comma + 1 :], strict_mode=True)
-        except ValueError:
-            raise BadRequest(
-                f"`{where}` is not valid base64.", code="invalid_data_url", param=where
-            ) from None
+        content = from_base64(url[comma + 1 :], where)
         return FilePart(f"{stem}.{EXTENSIONS.get(content_type, 'bin')}", content_type, data=content)
     if len(url) > 8192 or not re.fullmatch(r"https?://[^/\s]+(/[^\x00-\x1f\x7f]*)?", url):
         raise BadRequest(f"`{where}` must be an https or a data URL.", code="invalid_url", param=where)
     name = url.split("?")[0].rsplit("/", 1)[-1] or stem
     fallback = "image/png" if stem == "image" else "application/octet-stream"
     return FilePart(name[:100], BY_EXTENSION.get(name.rsplit(".", 1)[-1].lower(), fallback), url=url)
+
+
+def from_base64(text: str, where: str) -> bytes:
+    """Or BadRequest. Copied once, since it may have 50 MB: base64.b64decode copies it once more."""
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        raise BadRequest(f"`{where}` is not valid base64.", code="invalid_data_url", param=where) from None

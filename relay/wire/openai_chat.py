@@ -20,6 +20,7 @@ from relay.events import (
     Part,
     Reasoning,
     Replace,
+    ResponseFormat,
     Role,
     Text,
     TextPart,
@@ -31,7 +32,7 @@ from relay.events import (
 )
 from relay.wire import sse
 from relay.wire.body import check_count, convert, decode, model_name
-from relay.wire.files import from_url
+from relay.wire.files import from_base64, from_url
 
 NAME = "openai-chat"
 
@@ -49,12 +50,18 @@ class File(Struct):
     file_id: str | None = None
 
 
+class InputAudio(Struct):
+    data: str
+    format: str
+
+
 class ContentPart(Struct):
     type: str
     text: str | None = None
     refusal: str | None = None
     image_url: ImageUrl | str | None = None
     file: File | None = None
+    input_audio: InputAudio | None = None
 
 
 class FunctionCall(Struct):
@@ -92,6 +99,17 @@ class StreamOptions(Struct):
     include_usage: bool = False
 
 
+class JsonSchema(Struct):
+    name: str = ""
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Format(Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class ChatBody(Struct):
     model: str
     messages: list[MessageBody]
@@ -105,6 +123,10 @@ class ChatBody(Struct):
     n: int | None = None
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Format | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
     extra_body: dict[str, Any] | UnsetType | None = UNSET
 
 
@@ -116,24 +138,20 @@ RARE = frozenset(
         "frequency_penalty",
         "function_call",
         "functions",
-        "logprobs",
         "modalities",
-        "parallel_tool_calls",
         "prediction",
         "presence_penalty",
         "prompt_cache_key",
         "prompt_cache_retention",
-        "response_format",
         "safety_identifier",
         "seed",
         "service_tier",
-        "tool_choice",
-        "top_logprobs",
         "top_p",
         "verbosity",
         "web_search_options",
     }
 )
+MOST_STOPS = 4
 # Accepted in silence: they ask for nothing that the answer could lack.
 SILENT = frozenset({"metadata", "n", "store", "stream", "stream_options", "user"})
 KNOWN = SILENT | frozenset(ChatBody.__struct_fields__)
@@ -147,6 +165,7 @@ def parse(raw: bytes) -> ChatRequest:
     check_count("messages", len(chat.messages))
     if chat.n not in (None, 1):
         raise BadRequest("`n` must be 1: a Poe bot answers once.", code="unsupported_value", param="n")
+    _refuse_logprobs(chat)
     parameters, rare, ignored = _parameters(body, chat)
     return ChatRequest(
         model=model,
@@ -157,8 +176,10 @@ def parse(raw: bytes) -> ChatRequest:
         temperature=_temperature(chat.temperature),
         stop=_stop(chat.stop),
         logit_bias=chat.logit_bias or {},
-        tools=tuple(body.get("tools") or ()) if chat.tool_choice != "none" else (),
+        tools=_tools(body.get("tools") or [], chat.tool_choice),
         tool_choice=_tool_choice(chat.tool_choice),
+        parallel_tool_calls=chat.parallel_tool_calls is not False,
+        response_format=_response_format(chat.response_format),
         parameters=parameters,
         rare=rare,
         ignored=ignored,
@@ -171,19 +192,62 @@ def _parameters(
     """The bot's parameters by name, those that hardly a bot takes, and the names of what is not honoured."""
     extra = {name: value for name, value in body.items() if name not in KNOWN and value is not None}
     rare = {name: value for name, value in extra.items() if name in RARE}
-    ignored = sorted({*rare, *_ignored_fields(chat)})
     parameters = {name: value for name, value in extra.items() if name not in rare}
     if isinstance(chat.extra_body, dict):
         parameters |= chat.extra_body
-    return parameters, rare, tuple(ignored)
+    return parameters, rare, tuple(sorted({*rare, *_ignored_fields(chat)}))
 
 
 def _ignored_fields(chat: ChatBody) -> list[str]:
-    return ["tool_choice"] if chat.tool_choice not in (None, "auto", "none") else []
+    asked = {
+        "tool_choice": chat.tool_choice not in (None, "auto", "none"),
+        "parallel_tool_calls": chat.parallel_tool_calls is False,
+        "response_format": _response_format(chat.response_format) is not None,
+    }
+    return [name for name, is_asked in asked.items() if is_asked]
+
+
+def _refuse_logprobs(chat: ChatBody) -> None:
+    for name in ("logprobs", "top_logprobs"):
+        if getattr(chat, name):
+            raise BadRequest(
+                f"`{name}`: no Poe bot tells how probable its words are.",
+                code="unsupported_parameter",
+                param=name,
+            )
+
+
+def _tools(tools: list[dict[str, Any]], said: str | dict[str, Any] | None) -> tuple[dict[str, Any], ...]:
+    """Those that may be called: `tool_choice` may name some of them."""
+    if said == "none":
+        return ()
+    if not isinstance(said, dict) or said.get("type") != "allowed_tools":
+        return tuple(tools)
+    names = {_function_name(each) for each in _allowed(said)["tools"]}
+    return tuple(tool for tool in tools if _function_name(tool) in names)
+
+
+def _allowed(said: dict[str, Any]) -> dict[str, Any]:
+    allowed = said.get("allowed_tools")
+    if not isinstance(allowed, dict) or not isinstance(allowed.get("tools"), list):
+        raise BadRequest(
+            "`tool_choice.allowed_tools` must be an object with a list of `tools`.",
+            param="tool_choice.allowed_tools",
+        )
+    return allowed
+
+
+def _function_name(tool: Any) -> str | None:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _tool_choice(said: str | dict[str, Any] | None) -> ToolChoice:
     """Or BadRequest: a word that OpenAI has, or `{"type": "function", "function": {"name": ...}}`."""
+    if isinstance(said, dict) and said.get("type") == "allowed_tools":
+        mode = _allowed(said).get("mode", "auto")
+        said = mode if isinstance(mode, str) else ""
     if said is None:
         return ToolChoice()
     if isinstance(said, str):
@@ -193,11 +257,25 @@ def _tool_choice(said: str | dict[str, Any] | None) -> ToolChoice:
                 param="tool_choice",
             )
         return ToolChoice(cast(Literal["auto", "none", "required"], said))
-    function = said.get("function")
-    name = function.get("name") if isinstance(function, dict) else said.get("name")
-    if said.get("type", "function") != "function" or not isinstance(name, str) or not name:
+    name = _function_name(said)
+    if not name or said.get("type", "function") != "function":
         raise BadRequest("`tool_choice` must name a function.", param="tool_choice")
     return ToolChoice("named", name)
+
+
+def _response_format(said: Format | None) -> ResponseFormat | None:
+    if said is None or said.type == "text":
+        return None
+    if said.type == "json_object":
+        return ResponseFormat()
+    if said.json_schema is None or said.json_schema.schema is None:
+        raise BadRequest(
+            "Missing required parameter: `response_format.json_schema.schema`.",
+            code="missing_required_parameter",
+            param="response_format.json_schema.schema",
+        )
+    schema = said.json_schema
+    return ResponseFormat(schema.schema, schema.name, bool(schema.strict))
 
 
 def _max_tokens(chat: ChatBody) -> int | None:
@@ -218,11 +296,23 @@ def _stop(value: str | list[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()
     stops = (value,) if isinstance(value, str) else tuple(value)
+    if len(stops) > MOST_STOPS:
+        raise BadRequest(f"`stop` holds {len(stops)} sequences: at most {MOST_STOPS}.", param="stop")
     return tuple(stop for stop in stops if stop)
 
 
 # Messages.
 
+AUDIO = {
+    "wav": "audio/wav",
+    "mp3": "audio/mpeg",
+    "flac": "audio/flac",
+    "opus": "audio/opus",
+    "ogg": "audio/ogg",
+    "m4a": "audio/mp4",
+    "aac": "audio/aac",
+    "webm": "audio/webm",
+}
 ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -280,9 +370,11 @@ def _part(part: ContentPart, where: str) -> Part:
             return from_url(url or "", "image", f"{where}.image_url.url")
         case "file":
             return _file(part.file, where)
+        case "input_audio":
+            return _audio(part.input_audio, where)
         case _:
             raise BadRequest(
-                f"`{where}.type` is {part.type[:50]!r}: text, image_url and file are understood.",
+                f"`{where}.type` is {part.type[:50]!r}: text, image_url, file and input_audio are understood.",
                 code="unsupported_content",
                 param=f"{where}.type",
             )
@@ -297,6 +389,21 @@ def _file(file: File | None, where: str) -> FilePart:
         )
     part = from_url(file.file_data, "file", f"{where}.file.file_data")
     return FilePart(file.filename or part.name, part.content_type, part.url, part.data)
+
+
+def _audio(audio: InputAudio | None, where: str) -> FilePart:
+    where = f"{where}.input_audio"
+    if audio is None:
+        raise BadRequest(
+            f"Missing required parameter: `{where}`.", code="missing_required_parameter", param=where
+        )
+    kind = AUDIO.get(audio.format.lower())
+    if kind is None:
+        raise BadRequest(
+            f"`{where}.format` is {audio.format[:50]!r}: {', '.join(AUDIO)} are understood.",
+            param=f"{where}.format",
+        )
+    return FilePart(f"audio.{audio.format.lower()}", kind, data=from_base64(audio.data, f"{where}.data"))
 
 
 # Errors.
@@ -343,9 +450,18 @@ def usage(counted: Usage) -> dict[str, Any]:
 
 def attachment_markdown(attachment: Attachment) -> str:
     """A file that the bot's own text does not show."""
-    mark = "!" if attachment.content_type.startswith("image/") else ""
+    mark = "!" if is_image(attachment) else ""
     name = attachment.name.replace("[", "(").replace("]", ")")
     return f"{mark}[{name}]({attachment.url})"
+
+
+def image(attachment: Attachment, index: int) -> dict[str, Any]:
+    """A picture as OpenRouter has it, for clients that do not look for pictures in the text."""
+    return {"type": "image_url", "image_url": {"url": attachment.url}, "index": index}
+
+
+def is_image(attachment: Attachment) -> bool:
+    return attachment.content_type.startswith("image/")
 
 
 def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any]:
@@ -353,6 +469,7 @@ def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any
     content: list[str] = []
     reasoning: list[str] = []
     calls: dict[int, dict[str, Any]] = {}
+    images: list[dict[str, Any]] = []
     reason = "stop"
     for event in events:
         match event:
@@ -360,8 +477,11 @@ def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any
                 content.append(text)
             case Reasoning(text):
                 reasoning.append(text)
-            case Attachment(inline_ref=None):
-                content.append(("\n\n" if content else "") + attachment_markdown(event))
+            case Attachment(inline_ref=ref):
+                if ref is None:
+                    content.append(("\n\n" if content else "") + attachment_markdown(event))
+                if is_image(event):
+                    images.append(image(event, len(images)))
             case ToolCall(index, id_, name, arguments):
                 call = calls.setdefault(
                     index, {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
@@ -371,7 +491,7 @@ def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any
                 call["function"]["arguments"] += arguments
             case Finish(said):
                 reason = said
-            case Attachment() | Replace():
+            case Replace():
                 pass
     message: dict[str, Any] = {
         "role": "assistant",
@@ -382,6 +502,8 @@ def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any
         message["reasoning_content"] = "".join(reasoning)
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
+    if images:
+        message["images"] = images
     return {
         "id": new_id(),
         "object": "chat.completion",
@@ -415,6 +537,7 @@ class Encoder:
         self._close = b"}" + self._open
         self._between_texts = self._close + self._text
         self._said = False
+        self._images = 0
 
     def start(self) -> bytes:
         return self._choice + b'{"role":"assistant","content":"","refusal":null}' + self._open
@@ -436,14 +559,23 @@ class Encoder:
                 return self._reasoning + _escape(text) + self._close
             case ToolCall():
                 return self._choice + _escape({"tool_calls": [_call_delta(event)]}) + self._open
-            case Attachment(inline_ref=None):
-                gap = "\n\n" if self._said else ""
-                self._said = True
-                return self._text + _escape(gap + attachment_markdown(event)) + self._close
+            case Attachment():
+                delta = self._file(event)
+                return self._choice + _escape(delta) + self._open if delta else b""
             case Finish(reason):
                 return self._choice + b'{},"logprobs":null,"finish_reason":' + _escape(reason) + self._tail
-            case Attachment() | Replace():
+            case Replace():
                 return b""
+
+    def _file(self, file: Attachment) -> dict[str, Any]:
+        delta: dict[str, Any] = {}
+        if file.inline_ref is None:
+            delta["content"] = ("\n\n" if self._said else "") + attachment_markdown(file)
+            self._said = True
+        if is_image(file):
+            delta["images"] = [image(file, self._images)]
+            self._images += 1
+        return delta
 
     def end(self, counted: Usage) -> bytes:
         if not self._include_usage:

@@ -25,6 +25,7 @@ from relay.events import (
     Message,
     Reasoning,
     Replace,
+    ResponseFormat,
     Text,
     TextPart,
     ToolCall,
@@ -39,6 +40,7 @@ from relay.wire import openai_chat
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+OTHER_TOOL = {"type": "function", "function": {"name": "g"}}
 SPENT = Usage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=2)
 fuzzing = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -63,6 +65,15 @@ def user(*content: Any) -> dict[str, Any]:
 
 def image(url: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def json_schema(**fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": fields}
 
 
 # What a client asks for.
@@ -95,6 +106,8 @@ def test_it_reads_the_least_that_can_be_asked() -> None:
         ({"stop": ["a", "", "b"]}, "stop", ("a", "b")),
         ({"stop": []}, "stop", ()),
         ({"stop": ""}, "stop", ()),
+        ({"stop": ["a", "b", "c", "d"]}, "stop", ("a", "b", "c", "d")),
+        ({"logprobs": False, "top_logprobs": 0}, "parameters", {}),
         ({"logit_bias": {"50256": -100, "1": 0.5}}, "logit_bias", {"50256": -100.0, "1": 0.5}),
         ({"logit_bias": None}, "logit_bias", {}),
         ({"n": 1}, "parameters", {}),
@@ -107,6 +120,20 @@ def test_it_reads_the_least_that_can_be_asked() -> None:
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
             "tool_choice",
             ToolChoice("named", "f"),
+        ),
+        ({"tools": [TOOL, OTHER_TOOL], "tool_choice": allowed("required", "g")}, "tools", (OTHER_TOOL,)),
+        (
+            {"tools": [TOOL, OTHER_TOOL], "tool_choice": allowed("required", "g")},
+            "tool_choice",
+            ToolChoice("required"),
+        ),
+        ({"tools": [TOOL], "parallel_tool_calls": False}, "parallel_tool_calls", False),
+        ({"tools": [TOOL], "parallel_tool_calls": None}, "parallel_tool_calls", True),
+        ({"response_format": {"type": "json_object"}}, "response_format", ResponseFormat()),
+        (
+            {"response_format": json_schema(schema={"type": "object"}, name="n", strict=True)},
+            "response_format",
+            ResponseFormat({"type": "object"}, "n", True),
         ),
     ],
 )
@@ -131,7 +158,7 @@ def test_it_forwards(fields: dict[str, Any], attribute: str, value: Any) -> None
         ({"seed": None, "top_p": None}, {}, ()),
         ({"response_format": {"type": "json_object"}}, {}, ("response_format",)),
         ({"frequency_penalty": 0, "presence_penalty": 1}, {}, ("frequency_penalty", "presence_penalty")),
-        ({"logprobs": False, "top_logprobs": 2}, {}, ("logprobs", "top_logprobs")),
+        ({"response_format": {"type": "text"}}, {}, ()),
         ({"functions": [], "function_call": "auto"}, {}, ("function_call", "functions")),
         ({"tools": [TOOL], "tool_choice": "required"}, {}, ("tool_choice",)),
         (
@@ -139,7 +166,7 @@ def test_it_forwards(fields: dict[str, Any], attribute: str, value: Any) -> None
             {},
             ("tool_choice",),
         ),
-        ({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True}, {}, ("parallel_tool_calls",)),
+        ({"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True}, {}, ()),
         ({"tool_choice": None}, {}, ()),
     ],
 )
@@ -260,6 +287,10 @@ ABC = base64.b64encode(b"ABC").decode()
             {"type": "file", "file": {"file_data": "https://h.example/x"}},
             FilePart("x", "application/octet-stream", url="https://h.example/x"),
         ),
+        (
+            {"type": "input_audio", "input_audio": {"data": ABC, "format": "mp3"}},
+            FilePart("audio.mp3", "audio/mpeg", data=b"ABC"),
+        ),
     ],
 )
 def test_it_reads_files(part: dict[str, Any], file: FilePart) -> None:
@@ -334,7 +365,19 @@ def test_it_refuses_odd_addresses(kind: str, url: str) -> None:
         ({"messages": [user("Hi")]}, "messages[0].content[0]"),
         ({"messages": [user({"text": "x"})]}, "messages[0].content[0].type"),
         ({"messages": [user({"type": "text", "text": 5})]}, "messages[0].content[0].text"),
-        ({"messages": [user({"type": "input_audio", "input_audio": {}})]}, "messages[0].content[0].type"),
+        ({"messages": [user({"type": "input_audio"})]}, "messages[0].content[0].input_audio"),
+        (
+            {"messages": [user({"type": "input_audio", "input_audio": {"format": "mp3"}})]},
+            "messages[0].content[0].input_audio.data",
+        ),
+        (
+            {"messages": [user({"type": "input_audio", "input_audio": {"data": "QQ", "format": "mp3"}})]},
+            "messages[0].content[0].input_audio.data",
+        ),
+        (
+            {"messages": [user({"type": "input_audio", "input_audio": {"data": "", "format": "midi"}})]},
+            "messages[0].content[0].input_audio.format",
+        ),
         ({"messages": [user({"type": "x" * 5000})]}, "messages[0].content[0].type"),
         ({"messages": [user({"type": "image_url"})]}, "messages[0].content[0].image_url.url"),
         (
@@ -382,6 +425,17 @@ def test_it_refuses_odd_addresses(kind: str, url: str) -> None:
         ({"stop": {}}, "stop"),
         ({"stop": ["a", None]}, "stop[1]"),
         ({"stop": [["a"]]}, "stop[0]"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"logprobs": True}, "logprobs"),
+        ({"top_logprobs": 5}, "top_logprobs"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        ({"response_format": json_schema(name="n")}, "response_format.json_schema.schema"),
+        ({"response_format": json_schema(schema=[])}, "response_format.json_schema.schema"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        ({"tool_choice": allowed("any", "f")}, "tool_choice"),
         ({"logit_bias": []}, "logit_bias"),
         ({"n": 2}, "n"),
         ({"n": 0}, "n"),
@@ -539,6 +593,36 @@ def test_it_takes_64_levels_and_no_more(opening: str, closing: str) -> None:
 @pytest.mark.parametrize("body", [b"[" * 1_000_000, b'{"a":' * 200_000, b'{"model":[' + b"[" * 500_000])
 def test_it_survives_a_body_that_only_opens(body: bytes) -> None:
     assert refused(body).code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b'{"model":"m","model":"n"}', "model"),
+        (b'{"x":1,"x":1}', "x"),
+        (b'{"x" :1,"x"\n:2}', "x"),
+        (b'{"x":1,"\\u0078":2}', "x"),
+        (b'{"x\\\\":1,"x\\\\":2}', "x\\"),
+        (b'{"x\\"":1,"x\\"":2}', 'x"'),
+        (b'{"a":"\\"q\\": 1","a":"\\\\"}', "a"),
+        (b'{"a":[{"b":{"c":1,"d":2,"c":3}}]}', "c"),
+        (b'{"":1,"":2}', ""),
+    ],
+)
+def test_a_key_has_one_value(body: bytes, key: str) -> None:
+    exc = refused(body)
+
+    assert (exc.code, exc.param) == ("invalid_json", key)
+    assert repr(key) in exc.message and "twice" in exc.message
+
+
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+
+
+@fuzzing
+@given(body=st.dictionaries(plain, st.recursive(plain, lambda inner: st.dictionaries(plain, inner))))
+def test_quotes_and_backslashes_in_texts_are_no_keys(body: dict[str, Any]) -> None:
+    assert openai_chat.parse(raw(metadata=body)).model == "m"
 
 
 def test_brackets_in_a_text_are_no_depth() -> None:
@@ -868,6 +952,23 @@ def test_a_later_piece_of_a_tool_call_names_nothing_again() -> None:
 
 
 PICTURE = Attachment("https://h.example/a.png", "a[1].png", "image/png")
+
+
+def test_pictures_are_told_beside_the_text_as_well() -> None:
+    events: list[Event] = [
+        PICTURE,
+        replace(PICTURE, url="https://h.example/b.png", inline_ref="r"),
+        replace(PICTURE, content_type="audio/mpeg"),
+    ]
+
+    whole = openai_chat.collect(events, model="m", counted=SPENT)["choices"][0]["message"]["images"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks_of(stream_of(events))]
+
+    assert whole == [
+        {"type": "image_url", "image_url": {"url": "https://h.example/a.png"}, "index": 0},
+        {"type": "image_url", "image_url": {"url": "https://h.example/b.png"}, "index": 1},
+    ]
+    assert [image for delta in deltas for image in delta.get("images", ())] == whole
 
 
 @pytest.mark.parametrize(
