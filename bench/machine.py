@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench import tools
 from bench.servers import ROOT, Cores
 
 SYNCS = 20
@@ -23,8 +24,15 @@ def line(cores: Cores, load_before: float, directory: Path) -> str:
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {_commit()}; {os.cpu_count()} × {_processor()}, "
         f"{pinned}; {platform.system()} {platform.release()}, Python {platform.python_version()}; "
-        f"load average {load_before:.2f} before, {os.getloadavg()[0]:.2f} after; fsync {fsync_ms(directory):.2f} ms"
+        f"load average {load_before:.2f} before, {os.getloadavg()[0]:.2f} after; fsync {fsync_ms(directory):.2f} ms, "
+        f"a load that misses the caches {memory_ns(directory)} ns"
     )
+
+
+def memory_ns(directory: Path) -> int:
+    """Neighbours on the same chip take its cache away: Python, which touches much memory, suffers from that like nothing else."""
+    done = subprocess.run([tools.build(directory).latency], capture_output=True, text=True, check=True)
+    return int(done.stdout)
 
 
 def fsync_ms(directory: Path) -> float:

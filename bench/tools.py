@@ -1,4 +1,4 @@
-"""The two C programs of the bench, compiled when they are missing or older than their source."""
+"""The C programs of the bench, compiled when they are missing or older than their source."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class CannotBuild(Exception):
 class Tools:
     upstream: Path
     loadgen: Path
+    latency: Path
 
 
 def build(directory: Path = BUILD) -> Tools:
     """The compiled programs, or CannotBuild."""
     directory.mkdir(parents=True, exist_ok=True)
-    return Tools(_compiled("upstream", directory), _compiled("loadgen", directory))
+    return Tools(*(_compiled(name, directory) for name in ("upstream", "loadgen", "latency")))
 
 
 def _compiled(name: str, directory: Path) -> Path:
