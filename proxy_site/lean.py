@@ -11,6 +11,7 @@ import io
 import ipaddress
 import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -21,6 +22,7 @@ from django.urls import ResolverMatch, get_resolver
 
 from relay.api.answers import ErrorResponse, StreamedAnswer, error_response
 from relay.api.request import ApiRequest, new_request_id
+from relay.api.urls import route_of
 from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
 from relay.pipeline import Relay
 from relay.visit import Visit
@@ -30,18 +32,20 @@ Scope = dict[str, Any]
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
 
+LIMITED = ("requests", "tokens")
+# What a page in a browser may read of an answer.
 EXPOSED = ", ".join(
     (
-        "x-request-id, request-id, retry-after, x-should-retry, x-poe-relay-ignored, x-poe-relay-model",
-        *(
-            f"x-ratelimit-{what}-{of}"
-            for what in ("limit", "remaining", "reset")
-            for of in ("requests", "tokens")
-        ),
+        "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry",
+        "openai-processing-ms, openai-version, x-poe-relay-ignored, x-poe-relay-model",
+        *(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in LIMITED),
+        *(f"anthropic-ratelimit-{of}-{what}" for what in ("limit", "remaining", "reset") for of in LIMITED),
     )
 )
 CORS = [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED.encode())]
-METHODS = b"GET, HEAD, POST, OPTIONS"
+METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
+# The version of OpenAI's API, which has had no other.
+VERSION = (b"openai-version", b"2020-10-01")
 
 
 class LeanHandler:
@@ -49,23 +53,14 @@ class LeanHandler:
 
     def __init__(self, relay: Relay, urlconf: str) -> None:
         self._relay = relay
-        self._resolver = get_resolver(urlconf)
-        self._known: dict[str, ResolverMatch] = {}
+        # The same few paths are asked for again and again.
+        self._resolve = lru_cache(maxsize=512)(get_resolver(urlconf).resolve)
         self._trusted = [ipaddress.ip_network(each) for each in settings.CONFIG.server.trusted_proxies]
-
-    def _resolve(self, path: str) -> ResolverMatch:
-        """Django's, with the few paths that are no patterns found at once. Raises Http404."""
-        match = self._known.get(path)
-        if match is None:
-            match = self._resolver.resolve(path)
-            if not match.kwargs:
-                self._known[path] = match
-        return match
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit: Visit = scope.get("visit") or Visit(new_request_id())
         visit.address = client_address(scope, self._trusted)
-        headers = [*CORS, (b"x-request-id", visit.request_id.encode())]
+        headers = [*CORS, VERSION, (b"x-request-id", visit.request_id.encode())]
         if scope["method"] == "OPTIONS":
             visit.begin_answer(204)
             await send({"type": "http.response.start", "status": 204, "headers": headers + _preflight(scope)})
@@ -140,7 +135,7 @@ class LeanHandler:
             request = ApiRequest(as_asked, io.BytesIO(body))
             request._body = body
             request.relay, request.visit = self._relay, visit
-            match = self._resolve(request.path_info)
+            match: ResolverMatch = self._resolve(f"/v1{route_of(scope['path']) or ''}")
             request.resolver_match = match
             response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
         except Http404:
@@ -192,13 +187,18 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _preflight(scope: Scope) -> list[tuple[bytes, bytes]]:
-    asked = next((v for name, v in scope["headers"] if name == b"access-control-request-headers"), b"")
-    return [
+    asked = {name: value for name, value in scope["headers"] if name.startswith(b"access-control-request-")}
+    wanted = asked.get(b"access-control-request-headers")
+    told = [
         (b"access-control-allow-methods", METHODS),
-        (b"access-control-allow-headers", asked or b"authorization, content-type, x-api-key"),
+        (b"access-control-allow-headers", wanted or b"authorization, content-type, x-api-key"),
         (b"access-control-max-age", b"86400"),
-        (b"vary", b"access-control-request-headers"),
+        (b"vary", b"access-control-request-headers, access-control-request-private-network"),
     ]
+    if asked.get(b"access-control-request-private-network") == b"true":
+        # A page of the internet that asks a relay at home.
+        told.append((b"access-control-allow-private-network", b"true"))
+    return told
 
 
 def client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:

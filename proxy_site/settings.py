@@ -68,7 +68,6 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W008",  # no redirect to https: there may be none (LAN), or the reverse proxy makes it
     "security.W012",  # secure cookies follow server.public_url
     "security.W016",  # the same for the CSRF cookie
-    "urls.W005",  # one NinjaAPI is mounted at /v1 and at the root on purpose: the alias without /v1
 ]
 
 INSTALLED_APPS = [

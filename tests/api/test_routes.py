@@ -18,7 +18,7 @@ pytestmark = pytest.mark.asyncio
 MESSAGE = {"role": "user", "content": "hi"}
 
 
-@pytest.mark.parametrize("base", ["/v1", ""])
+@pytest.mark.parametrize("base", ["/v1", "", "/v1/v1", "//v1/"])
 async def test_models_with_and_without_v1(api: Api, cast: Cast, base: str) -> None:
     await in_database(people.mapping, "gpt-4o", "GPT-4o")
     await in_database(people.mapping, "hidden", "H", hidden=True)
@@ -32,6 +32,16 @@ async def test_models_with_and_without_v1(api: Api, cast: Cast, base: str) -> No
     assert listed["object"] == "list"
     assert [m["id"] for m in listed["data"]] == ["gpt-4o", "org/some-model"]
     assert one["id"] == "org/some-model" and one["object"] == "model" and isinstance(one["created"], int)
+
+
+async def test_a_slash_at_the_end_is_no_other_route(api: Api, cast: Cast) -> None:
+    headers = {"Authorization": f"Bearer {cast.bob.plain}"}
+
+    listed = await api.http.get("/v1/models/", headers=headers)
+    asked = await api.http.post("/v1/chat/completions/", headers=headers, content=b"{}")
+
+    assert listed.status_code == 200 and listed.json()["object"] == "list"
+    assert asked.status_code == 400 and asked.json()["error"]["param"] == "model"
 
 
 async def test_models_for_the_sdk(api: Api, cast: Cast) -> None:
@@ -164,6 +174,7 @@ async def test_preflight_needs_no_token(api: Api) -> None:
     assert response.headers["access-control-allow-headers"] == "authorization,x-stainless-os"
     assert response.headers["access-control-max-age"] == "86400"
     assert "access-control-allow-credentials" not in response.headers
+    assert "DELETE" in response.headers["access-control-allow-methods"]
 
 
 async def test_a_fallback_model_answers_and_is_named(api: Api, cast: Cast, demo: DemoPoe) -> None:
