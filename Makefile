@@ -12,7 +12,7 @@ help: ## this list
 run: .venv/.runtime ## set up what is missing and serve on 127.0.0.1:3700, with a demo Poe server
 	@exec $(BIN)/python manage.py run $(RUN_ARGS)
 
-test: .venv/.dev ## the whole test suite, on SQLite and on a real PostgreSQL
+test: .venv/.dev .venv/.node ## the whole test suite, on SQLite and on a real PostgreSQL
 	@$(BIN)/python -m tests.run
 
 check: .venv/.dev ## linters, types, import rule, templates, migrations, deployment check
@@ -32,6 +32,13 @@ fmt: .venv/.dev ## format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	git ls-files -z -- '*.html' | xargs -0 -r $(BIN)/djade --target-version 5.2
+
+# The official SDKs for Node, which a few tests ask the relay with. Without npm those tests are skipped, and say so.
+.venv/.node: tests/sdk/package-lock.json tests/sdk/package.json | .venv/bin/python
+	@mkdir -p .venv/node && cp tests/sdk/package.json tests/sdk/package-lock.json .venv/node/
+	@if ! command -v npm >/dev/null; then echo "npm is missing: the tests with the Node SDKs will be skipped"; \
+	else echo "Installing the Node SDKs into .venv/node ..." && \
+	cd .venv/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch ../.node; fi
 
 clean: ## remove the virtual environment and caches; never var/
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

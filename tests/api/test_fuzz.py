@@ -1,0 +1,37 @@
+"""Whole requests that nobody means: never a 5xx, never HTML, always an answer or an error of the wire's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.cast import Cast
+from tests.conftest import Api, DemoPoe
+from tests.fuzz.bodies import PARSES, bodies
+from tests.specifications import Witness
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.mark.parametrize("name", PARSES)
+async def test_every_request_is_answered_or_refused(
+    name: str, api: Api, witness: Witness, cast: Cast, demo: DemoPoe
+) -> None:
+    wire, loop = PARSES[name], asyncio.get_running_loop()
+    headers = {"Authorization": f"Bearer {cast.bob.plain}", "Content-Type": "application/json"}
+
+    @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(bodies(wire.examples))
+    def ask(body: bytes) -> None:
+        asked = api.http.post(wire.path, content=body, headers=headers)
+        judge(asyncio.run_coroutine_threadsafe(asked, loop).result(10))
+
+    def judge(response: httpx2.Response) -> None:
+        assert response.status_code < 500, response.text
+        assert response.headers["content-type"].startswith(("application/json", "text/event-stream"))
+        assert not witness.problems
+
+    await asyncio.to_thread(ask)
