@@ -24,9 +24,10 @@ from twisted.web import http
 
 from proxy_site import access_log, framing
 from proxy_site.bodies import SMALL_PAGE_BYTES, Bodies, Share
-from proxy_site.lean import CORS, client_address, is_trusted
+from proxy_site.lean import CORS, client_address, is_trusted, named
 from proxy_site.replies import DirectReply
 from relay.api.answers import error_response
+from relay.api.dialects import VERSION, Dialect, spoken
 from relay.api.request import credential_of, new_request_id
 from relay.api.urls import is_api
 from relay.errors import (
@@ -454,7 +455,7 @@ class HardenedChannel(http.HTTPChannel):
         for request in self.requests:
             request.let_go()
         method, request_id = getattr(self, "_command", b""), new_request_id()
-        answer = bare_refusal(exc, request_id, with_body=method != b"HEAD")
+        answer = bare_refusal(exc, self._dialect(), request_id, with_body=method != b"HEAD")
         self.transport.write(answer)
         access_log.refused(
             request_id=request_id,
@@ -467,6 +468,12 @@ class HardenedChannel(http.HTTPChannel):
         )
         self.transport.loseWriteConnection()
         self._networkProducer.resumeProducing()
+
+    def _dialect(self) -> Dialect:
+        """What is known of the request so far says in whose words it is refused."""
+        path = getattr(self, "_path", b"").partition(b"?")[0].decode("latin-1")
+        is_versioned = bool(self.requests) and self.requests[-1].requestHeaders.hasHeader(VERSION)
+        return spoken(path, [(VERSION, b"")] if is_versioned else [])
 
     def _discard(self, size: int) -> None:
         self._left_to_discard -= size
@@ -568,10 +575,10 @@ class HardenedFactory(HTTPFactory):
             self.reactor.callLater(0, self._look_at, channels)
 
 
-def bare_refusal(exc: RelayError, request_id: str, *, with_body: bool) -> bytes:
+def bare_refusal(exc: RelayError, dialect: Dialect, request_id: str, *, with_body: bool) -> bytes:
     """The whole answer as it goes over the wire, in the API's own words."""
-    response = error_response(exc)
-    headers = [*CORS, (b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    response = error_response(exc, dialect, request_id)
+    headers = [*CORS, *named(request_id), (b"connection", b"close")]
     headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in response.items()]
     headers.append((b"content-length", b"%d" % len(response.content)))
     lines = [b"HTTP/1.1 %d %s" % (exc.status, http.RESPONSES[exc.status])]

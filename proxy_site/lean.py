@@ -21,6 +21,7 @@ from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
 from relay.api.answers import ErrorResponse, StreamedAnswer, error_response
+from relay.api.dialects import spoken
 from relay.api.request import ApiRequest, new_request_id
 from relay.api.urls import route_of
 from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
@@ -60,7 +61,7 @@ class LeanHandler:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit: Visit = scope.get("visit") or Visit(new_request_id())
         visit.address = client_address(scope, self._trusted)
-        headers = [*CORS, VERSION, (b"x-request-id", visit.request_id.encode())]
+        headers = [*CORS, VERSION, *named(visit.request_id)]
         if scope["method"] == "OPTIONS":
             visit.begin_answer(204)
             await send({"type": "http.response.start", "status": 204, "headers": headers + _preflight(scope)})
@@ -139,21 +140,33 @@ class LeanHandler:
             request.resolver_match = match
             response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
         except Http404:
-            return error_response(
-                NotFound(f"No such route: {scope['method']} {scope['path']}", code="unknown_route")
+            return _refusal(
+                NotFound(f"No such route: {scope['method']} {scope['path']}", code="unknown_route"),
+                scope,
+                visit,
             )
         except DjangoBadRequest as exc:
-            return error_response(BadRequest(str(exc)))
+            return _refusal(BadRequest(str(exc)), scope, visit)
         except Exception as exc:
             log.exception("request %s failed", visit.request_id, exc_info=exc)
-            return error_response(RelayError("The relay failed on this request."))
+            return _refusal(RelayError("The relay failed on this request."), scope, visit)
         if response.status_code == 405:
-            refused = error_response(
-                MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}.")
+            refused = _refusal(
+                MethodNotAllowed(f"{scope['method']} is not allowed on {scope['path']}."), scope, visit
             )
             refused["Allow"] = response["Allow"]
             return refused
         return response
+
+
+def _refusal(exc: RelayError, scope: Scope, visit: Visit) -> HttpResponse:
+    return error_response(exc, spoken(scope["path"], scope["headers"]), visit.request_id)
+
+
+def named(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The request's id, as OpenAI's clients look for it and as Anthropic's do."""
+    value = request_id.encode()
+    return [(b"x-request-id", value), (b"request-id", value)]
 
 
 class _Watch:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -120,6 +121,11 @@ class Api:
     def openai(self, token: str) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
             api_key=token, base_url="http://relay.test/v1", http_client=self.http, max_retries=0
+        )
+
+    def anthropic(self, token: str) -> anthropic.AsyncAnthropic:
+        return anthropic.AsyncAnthropic(
+            auth_token=token, base_url="http://relay.test", http_client=self.http, max_retries=0
         )
 
     async def chat(

@@ -79,6 +79,8 @@ ROUTES: tuple[tuple[str, str, Answers], ...] = (
 )
 OPENAI_ERROR = Answers(((OPENAI, "ErrorResponse"),), ((OPENAI, "ErrorResponse"),))
 ANTHROPIC_ERROR = Answers(((ANTHROPIC, "ErrorResponse"),), ((ANTHROPIC, "ErrorResponse"),))
+# Models are told in the shape that the client asks for.
+EITHER_ERROR = Answers(OPENAI_ERROR.whole + ANTHROPIC_ERROR.whole)
 
 
 def answers_of(method: str, path: str) -> Answers | None:
@@ -91,12 +93,14 @@ def answers_of(method: str, path: str) -> Answers | None:
 
 
 def errors_of(path: str) -> Answers:
-    return ANTHROPIC_ERROR if path.startswith("/messages") else OPENAI_ERROR
+    if path.startswith("/messages"):
+        return ANTHROPIC_ERROR
+    return EITHER_ERROR if path.startswith("/models") else OPENAI_ERROR
 
 
 def bare(path: str) -> str:
-    """Without /v1, however often it is there, and without doubled slashes."""
-    return re.sub(r"^(/v1)+(?=/|$)", "", re.sub(r"/+", "/", path)) or "/"
+    """Without /v1, however often it is there, and without slashes that are doubled or at the end."""
+    return re.sub(r"^(/v1)+(?=/|$)", "", re.sub(r"/+", "/", path)).rstrip("/") or "/"
 
 
 # The documents.

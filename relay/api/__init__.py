@@ -1,4 +1,4 @@
-"""The OpenAI-compatible routes: one NinjaAPI, one router per wire format. Pages know nothing of it."""
+"""The API's routes: one NinjaAPI, one router per wire format. Pages know nothing of it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 
-from relay.api import chat, models
+from relay.api import chat, messages, models
 from relay.api.answers import error_response
+from relay.api.dialects import spoken
 from relay.errors import BadRequest, NotFound, RelayError
 
 if TYPE_CHECKING:
@@ -32,28 +33,31 @@ UNUSED = HttpResponse()
 api = RelayAPI(title="poe-relay", version="1", urls_namespace="relay-api", docs_url=None, openapi_url=None)
 api.add_router("", models.router)
 api.add_router("", chat.router)
+api.add_router("", messages.router)
 
 
 @api.exception_handler(RelayError)
-def on_relay_error(request: HttpRequest, exc: RelayError) -> HttpResponse:
-    return error_response(exc)
+def on_relay_error(request: ApiRequest, exc: RelayError) -> HttpResponse:
+    return error_response(exc, spoken(request.path, request.scope["headers"]), request.visit.request_id)
 
 
 @api.exception_handler(NinjaValidationError)
-def on_validation_error(request: HttpRequest, exc: NinjaValidationError) -> HttpResponse:
+def on_validation_error(request: ApiRequest, exc: NinjaValidationError) -> HttpResponse:
     first = exc.errors[0] if exc.errors else {}
     param = ".".join(str(part) for part in first.get("loc", ())[1:]) or None
-    return error_response(BadRequest(str(first.get("msg", "Invalid request.")), param=param))
+    return on_relay_error(request, BadRequest(str(first.get("msg", "Invalid request.")), param=param))
 
 
 @api.exception_handler(HttpError)
-def on_http_error(request: HttpRequest, exc: HttpError) -> HttpResponse:
-    return error_response(NotFound(exc.message) if exc.status_code == 404 else BadRequest(exc.message))
+def on_http_error(request: ApiRequest, exc: HttpError) -> HttpResponse:
+    return on_relay_error(
+        request, NotFound(exc.message) if exc.status_code == 404 else BadRequest(exc.message)
+    )
 
 
 @api.exception_handler(Exception)
 def on_bug(request: ApiRequest, exc: Exception) -> HttpResponse:
     log.exception("request %s failed", request.visit.request_id, exc_info=exc)
-    return error_response(
-        RelayError("The relay failed on this request; its administrator finds why under this id.")
+    return on_relay_error(
+        request, RelayError("The relay failed on this request; its administrator finds why under this id.")
     )

@@ -13,11 +13,12 @@ import msgspec
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from relay.api.dialects import OPENAI, Dialect
 from relay.errors import BudgetExceeded, RateLimited, RelayError
 from relay.events import Event, Usage
 from relay.limits import RateLimits
 from relay.pipeline import Answer
-from relay.wire import openai_chat, sse
+from relay.wire import sse
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,46 +42,30 @@ def json_response(body: dict[str, Any], status: int = 200) -> HttpResponse:
 class ErrorResponse(HttpResponse):
     """An error that the access log can name."""
 
-    def __init__(self, exc: RelayError) -> None:
-        body = msgspec.json.encode(openai_chat.error(exc))
+    def __init__(self, exc: RelayError, body: bytes) -> None:
         super().__init__(body, content_type="application/json", status=exc.status)
         self.error_code = exc.code
 
 
-def error_response(exc: RelayError) -> HttpResponse:
-    response = ErrorResponse(exc)
+def error_response(exc: RelayError, dialect: Dialect, request_id: str) -> HttpResponse:
+    response = ErrorResponse(exc, msgspec.json.encode(dialect.error(exc, request_id)))
     if exc.retry_after is not None:
         response["Retry-After"] = str(max(1, math.ceil(exc.retry_after)))
     if exc.status == 401:
         response["WWW-Authenticate"] = "Bearer"
     if isinstance(exc, RateLimited):
-        add_rate_limits(response, exc.rate_limits)
+        add_rate_limits(response, exc.rate_limits, dialect)
     if isinstance(exc, BudgetExceeded):
-        # OpenAI's clients would try again at once.
+        # OpenAI's and Anthropic's clients would try again at once.
         response["x-should-retry"] = "false"
     return response
 
 
-def add_rate_limits(response: HttpResponseBase, standing: RateLimits | None) -> None:
-    """The headers in which OpenAI says how the limits per minute stand; none where there is no limit."""
-    if standing is None:
-        return
-    for kind, level in (("requests", standing.requests), ("tokens", standing.tokens)):
-        if level is not None:
-            response[f"x-ratelimit-limit-{kind}"] = str(level.limit)
-            response[f"x-ratelimit-remaining-{kind}"] = str(level.remaining)
-            response[f"x-ratelimit-reset-{kind}"] = duration(level.reset_seconds)
-
-
-def duration(seconds: float) -> str:
-    """As OpenAI writes it: 20ms, 1.5s, 6m0s, 1h0m0s."""
-    if seconds < 1:
-        return f"{math.ceil(seconds * 1000)}ms"
-    if seconds < 60:
-        return f"{math.ceil(seconds * 1000) / 1000:g}s"
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"
+def add_rate_limits(response: HttpResponseBase, standing: RateLimits | None, dialect: Dialect) -> None:
+    """The headers that say how the limits per minute stand; none where there is no limit."""
+    if standing is not None:
+        for name, value in dialect.rate_limits(standing):
+            response[name] = value
 
 
 class StreamedAnswer(StreamingHttpResponse):
@@ -89,8 +74,8 @@ class StreamedAnswer(StreamingHttpResponse):
     Django only drops the iterator when a send fails, and the bot would be held until the garbage is collected.
     """
 
-    def __init__(self, answer: Answer, encoder: StreamEncoder) -> None:
-        super().__init__(Stream(answer, encoder), content_type="text/event-stream")
+    def __init__(self, answer: Answer, encoder: StreamEncoder, keep_alive: bytes) -> None:
+        super().__init__(Stream(answer, encoder, keep_alive), content_type="text/event-stream")
         self._answer = answer
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -122,9 +107,9 @@ async def whole(answer: Answer) -> list[Event]:
     return events
 
 
-def told_of(response: ResponseT, answer: Answer) -> ResponseT:
+def told_of(response: ResponseT, answer: Answer, dialect: Dialect = OPENAI) -> ResponseT:
     """The response with what headers tell of an answer: how the limits stand, what was ignored, which fallback answers."""
-    add_rate_limits(response, answer.rate_limits)
+    add_rate_limits(response, answer.rate_limits, dialect)
     if answer.ignored:
         response["x-poe-relay-ignored"] = ", ".join(answer.ignored)
     if answer.fallback_model is not None:
@@ -132,8 +117,11 @@ def told_of(response: ResponseT, answer: Answer) -> ResponseT:
     return response
 
 
-def stream_response(answer: Answer, encoder: StreamEncoder) -> StreamingHttpResponse:
-    response = StreamedAnswer(answer, encoder)
+def stream_response(
+    answer: Answer, encoder: StreamEncoder, keep_alive: bytes = sse.KEEP_ALIVE
+) -> StreamingHttpResponse:
+    """`keep_alive` is said while the bot says nothing."""
+    response = StreamedAnswer(answer, encoder, keep_alive)
     response["Cache-Control"] = "no-cache"
     # nginx would hold the stream back otherwise.
     response["X-Accel-Buffering"] = "no"
@@ -143,16 +131,17 @@ def stream_response(answer: Answer, encoder: StreamEncoder) -> StreamingHttpResp
 class Stream:
     """The bytes of a streamed answer. What arrived together leaves together; Django calls `close` in every case."""
 
-    def __init__(self, answer: Answer, encoder: StreamEncoder) -> None:
+    def __init__(self, answer: Answer, encoder: StreamEncoder, keep_alive: bytes) -> None:
         self._answer = answer
         self._encoder = encoder
+        self._keep_alive = keep_alive
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        encode_all = self._encoder.encode_all
+        encode_all, keep_alive = self._encoder.encode_all, self._keep_alive
         head = self._encoder.start()
         try:
             async for events in self._answer:
-                yield head + (encode_all(events) if events else sse.KEEP_ALIVE)
+                yield head + (encode_all(events) if events else keep_alive)
                 head = b""
             yield self._encoder.end(self._answer.usage)
         except RelayError as exc:
