@@ -69,7 +69,9 @@ def _why_not_upgrade(path: str, headers: Any) -> RelayError | None:
     if not any(b"websocket" in protocol.lower() for protocol in wanted):
         return None
     if is_api(path):
-        return BadRequest("This route does not speak WebSocket.", code="unsupported_upgrade")
+        return BadRequest(
+            "This route does not speak WebSocket: Poe has nothing in real time.", code="unsupported_upgrade"
+        )
     if len(wanted) > 1 or headers.hasHeader(b"content-length") or headers.hasHeader(b"transfer-encoding"):
         return BadRequest("A WebSocket begins without a body.", code="unsupported_upgrade")
     return None

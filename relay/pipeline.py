@@ -15,6 +15,7 @@ from types import TracebackType
 
 from proxy_site.config import Config
 from relay import admitting, counting, mappings, parameters, pool
+from relay.budgets import Budgets
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
@@ -94,6 +95,7 @@ class Relay:
         self._ledger: Ledger | None = None
         self.queue = Queue(config.pool.queue_seconds)
         self.keeper = Keeper()
+        self.budgets = Budgets()
         hours = config.pool.upload_cache_hours
         self.uploads = KeptUploads(hours) if hours else None
         self.poe = Poe(
@@ -143,6 +145,7 @@ class Relay:
             await asyncio.to_thread(self._ledger.close)
             self._ledger = None
         await asyncio.to_thread(self.keeper.close)
+        await self.budgets.close()
         if self.uploads is not None:
             await asyncio.to_thread(self.uploads.close)
         self.directory.close()
