@@ -227,6 +227,12 @@ class Pool(Section):
     upload_cache_hours: Annotated[float, Field(ge=0, le=8760)] = 24
 
 
+class Responses(Section):
+    keep_hours: Annotated[float, Field(ge=0, le=8760)] = 720
+    max_mb: Annotated[float, Field(gt=0, le=50)] = 8
+    token_mb: Annotated[float, Field(gt=0, le=100_000)] = 200
+
+
 class Alerts(Section):
     webhook_url: WebhookUrl = SecretStr("")
     emails: list[str] = []
@@ -263,6 +269,7 @@ class Config(BaseSettings):
     poe: Poe = Poe()
     relay: Relay = Relay()
     pool: Pool = Pool()
+    responses: Responses = Responses()
     alerts: Alerts = Alerts()
     mail: Mail = Mail()
     demo: Demo = Demo()

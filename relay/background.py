@@ -20,7 +20,7 @@ from django.db.models import Model
 
 from proxy_site.config import Config
 from proxy_site.draining import draining
-from relay import leases
+from relay import leases, stored_responses
 from relay.alerts import Alerts
 from relay.aside import Aside
 from relay.balances import ROWS_AT_ONCE, Balances
@@ -196,6 +196,8 @@ class Background:
             while await self._aside.run(_remove, table, {"at__lt": now - age}):
                 pass
         while await self._aside.run(_remove, Upload, {"expires_at__lt": now}):
+            pass
+        while await self._aside.run(stored_responses.forget_expired):
             pass
 
 

@@ -44,6 +44,7 @@ from relay.ledger.opening import open_ledger
 from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
 from relay.pool import Keeper, Queue, Tier, Trial
+from relay.stored_responses import StoredResponses
 from relay.transcript import Transcript
 from relay.uploads import KeptUploads
 from relay.upstreams.poe import Deadlines, Key, Poe, refuse_too_large
@@ -98,6 +99,7 @@ class Relay:
         self.budgets = Budgets()
         hours = config.pool.upload_cache_hours
         self.uploads = KeptUploads(hours) if hours else None
+        self.responses = StoredResponses(config.responses)
         self.poe = Poe(
             Deadlines(
                 connect=config.poe.connect_seconds,
@@ -148,6 +150,7 @@ class Relay:
         await self.budgets.close()
         if self.uploads is not None:
             await asyncio.to_thread(self.uploads.close)
+        await self.responses.close()
         self.directory.close()
 
     # The story.

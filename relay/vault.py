@@ -1,7 +1,7 @@
-"""Encrypts stored Poe keys; with the upstreams the only code that sees a plain one.
+"""Encrypts stored Poe keys and what people said where it is kept; with the upstreams the only code that sees a plain key.
 
-AES-256-GCM. The stored text is `v1.` and the URL-safe base64 of a 12-byte nonce and the ciphertext; what the secret is
-for is authenticated with it, so that a secret of one kind does not open as another kind.
+AES-256-GCM: a 12-byte nonce and the ciphertext, of a text as `v1.` and their URL-safe base64. What the secret is for is
+authenticated with it, so that a secret of one kind does not open as another kind.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ class VaultError(Exception):
 
 
 def seal(plain: str, *, purpose: str = "poe key") -> str:
-    nonce = os.urandom(12)
-    sealed = AESGCM(derived("vault")).encrypt(nonce, plain.encode(), purpose.encode())
-    return VERSION + base64.urlsafe_b64encode(nonce + sealed).decode()
+    return VERSION + base64.urlsafe_b64encode(seal_bytes(plain.encode(), purpose=purpose)).decode()
 
 
 def unseal(stored: str, *, purpose: str = "poe key") -> str:
@@ -33,7 +31,20 @@ def unseal(stored: str, *, purpose: str = "poe key") -> str:
         raise VaultError("not a sealed secret")
     try:
         raw = base64.urlsafe_b64decode(stored.removeprefix(VERSION))
-        return AESGCM(derived("vault")).decrypt(raw[:12], raw[12:], purpose.encode()).decode()
+    except ValueError:
+        raise VaultError("this secret is damaged") from None
+    return unseal_bytes(raw, purpose=purpose).decode()
+
+
+def seal_bytes(plain: bytes, *, purpose: str) -> bytes:
+    nonce = os.urandom(12)
+    return nonce + AESGCM(derived("vault")).encrypt(nonce, plain, purpose.encode())
+
+
+def unseal_bytes(stored: bytes, *, purpose: str) -> bytes:
+    """The plain bytes, or VaultError."""
+    try:
+        return AESGCM(derived("vault")).decrypt(stored[:12], stored[12:], purpose.encode())
     except InvalidTag:
         raise VaultError("this secret was stored with another encryption key") from None
     except ValueError:

@@ -22,9 +22,13 @@ OPENAI, RESPONSES, ANTHROPIC = "openai_chat", "openresponses", "anthropic"
 # Name of a document, name of one of its schemas.
 Schema: TypeAlias = tuple[str, str]
 
-# OpenAI has more than its published document of that day knows; its own SDK has these.
+# OpenAI has more than the documents published on that day know; its own SDK has these.
 NEWER: dict[Schema, Callable[[dict[str, Any]], None]] = {
     (OPENAI, "OpenAIFile"): lambda schema: schema["properties"]["purpose"]["enum"].append("user_data"),
+    # Its document says of a schema that it is null, and no more.
+    (RESPONSES, "JsonSchemaResponseFormat"): lambda schema: schema["properties"].update(
+        schema={"type": "object"}
+    ),
 }
 
 

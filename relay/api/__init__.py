@@ -10,7 +10,7 @@ from ninja import NinjaAPI
 from ninja.errors import HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 
-from relay.api import absent, billing, chat, messages, models
+from relay.api import absent, billing, chat, messages, models, responses
 from relay.api.answers import error_response
 from relay.api.dialects import spoken
 from relay.errors import BadRequest, NotFound, RelayError
@@ -34,6 +34,7 @@ api = RelayAPI(title="poe-relay", version="1", urls_namespace="relay-api", docs_
 api.add_router("", models.router)
 api.add_router("", chat.router)
 api.add_router("", messages.router)
+api.add_router("", responses.router)
 api.add_router("", billing.router)
 api.add_router("", absent.router)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -74,8 +74,8 @@ class StreamedAnswer(StreamingHttpResponse):
     Django only drops the iterator when a send fails, and the bot would be held until the garbage is collected.
     """
 
-    def __init__(self, answer: Answer, encoder: StreamEncoder, keep_alive: bytes) -> None:
-        super().__init__(Stream(answer, encoder, keep_alive), content_type="text/event-stream")
+    def __init__(self, answer: Answer, stream: Stream) -> None:
+        super().__init__(stream, content_type="text/event-stream")
         self._answer = answer
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -118,10 +118,13 @@ def told_of(response: ResponseT, answer: Answer, dialect: Dialect = OPENAI) -> R
 
 
 def stream_response(
-    answer: Answer, encoder: StreamEncoder, keep_alive: bytes = sse.KEEP_ALIVE
+    answer: Answer,
+    encoder: StreamEncoder,
+    keep_alive: bytes = sse.KEEP_ALIVE,
+    before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> StreamingHttpResponse:
-    """`keep_alive` is said while the bot says nothing."""
-    response = StreamedAnswer(answer, encoder, keep_alive)
+    """`keep_alive` is said while the bot says nothing; `before_end` is awaited before the client hears that all is said."""
+    response = StreamedAnswer(answer, Stream(answer, encoder, keep_alive, before_end))
     response["Cache-Control"] = "no-cache"
     # nginx would hold the stream back otherwise.
     response["X-Accel-Buffering"] = "no"
@@ -131,10 +134,17 @@ def stream_response(
 class Stream:
     """The bytes of a streamed answer. What arrived together leaves together; Django calls `close` in every case."""
 
-    def __init__(self, answer: Answer, encoder: StreamEncoder, keep_alive: bytes) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        encoder: StreamEncoder,
+        keep_alive: bytes,
+        before_end: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         self._answer = answer
         self._encoder = encoder
         self._keep_alive = keep_alive
+        self._before_end = before_end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         encode_all, keep_alive = self._encoder.encode_all, self._keep_alive
@@ -143,7 +153,10 @@ class Stream:
             async for events in self._answer:
                 yield head + (encode_all(events) if events else keep_alive)
                 head = b""
-            yield self._encoder.end(self._answer.usage)
+            end = self._encoder.end(self._answer.usage)
+            if self._before_end is not None:
+                await self._before_end()
+            yield end
         except RelayError as exc:
             yield head + self._encoder.fail(exc)
         except Exception as exc:

@@ -18,6 +18,7 @@ from relay.models.poe import (
     State,
     Upload,
 )
+from relay.models.stored import StoredResponse
 from relay.models.usage import Meter, Process, Pruning, RefusalHour, UsageHour, UsageRecord
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Pruning",
     "RefusalHour",
     "State",
+    "StoredResponse",
     "Upload",
     "UsageHour",
     "UsageRecord",
