@@ -24,6 +24,17 @@ LONGEST_NUMBER = 40
 # Poe's bots have several names for OpenAI's fields, best first.
 EFFORT = "reasoning_effort"
 EFFORTS = (EFFORT, "effort", "thinking_effort", "output_effort", "thinking_level", "reasoning_level")
+# The words that clients have for it, from the least on; and what a bot may think, in tokens, that takes only these.
+EFFORT_TOKENS = {
+    "none": 0,
+    "minimal": 1_024,
+    "low": 4_096,
+    "medium": 10_240,
+    "high": 24_576,
+    "xhigh": 32_768,
+    "max": 64_000,
+}
+BUDGET = "thinking_budget"
 MAX_TOKENS = "max_tokens"
 LENGTHS = (MAX_TOKENS, "max_completion_tokens", "max_output_tokens")
 SIZE = "size"
@@ -356,11 +367,31 @@ def _find(name: str, value: Any, by_name: Mapping[str, Parameter]) -> tuple[str,
     """Which declared parameter this is about, and its value there; None if the bot has none such."""
     folded = _folded(name)
     parameter = by_name.get(folded) or _first(ALIASES.get(folded, ()), by_name)
+    if folded == EFFORT and (parameter or BUDGET in by_name):
+        parameter = parameter or by_name[BUDGET]
+        return parameter.name, _effort(parameter, value)
     if parameter is not None:
         return parameter.name, parameter.take(value)
     if folded == SIZE and (parameter := _first(ASPECTS, by_name)) is not None:
         return parameter.name, _aspect(parameter, value)
     return None
+
+
+def _effort(parameter: Parameter, value: Any) -> Any:
+    """As much thinking as the bot takes that comes nearest: no two models have the same words for it."""
+    said = value.strip().casefold() if isinstance(value, str) else ""
+    if said not in EFFORT_TOKENS:
+        return parameter.take(value)
+    if "integer" in parameter.kinds and not parameter.choices:
+        least, most = parameter.minimum or 0, parameter.maximum
+        tokens = max(EFFORT_TOKENS[said], math.ceil(least))
+        return parameter.take(tokens if most is None else min(tokens, math.floor(most)))
+    scale = list(EFFORT_TOKENS)
+    known = {text_of(choice).casefold(): choice for choice in parameter.choices}
+    near = [word for word in scale if word in known]
+    if said in known or not near:
+        return parameter.take(value)
+    return known[min(near, key=lambda word: abs(scale.index(word) - scale.index(said)))]
 
 
 def _aspect(parameter: Parameter, size: Any) -> Any:

@@ -87,6 +87,9 @@ def asked(of: Mapping, is_fallback: bool = False, **fields: Any) -> ChatRequest:
         ({"reasoning_effort": "high"}, {"effort": "high"}),
         ({"reasoning_effort": "high", "effort": "low"}, {"effort": "low"}),
         ({"effort": "low", "reasoning_effort": "high"}, {"effort": "low"}),
+        ({"reasoning_effort": "medium"}, {"effort": "Medium"}),
+        ({"reasoning_effort": "max"}, {"effort": "high"}),
+        ({"reasoning_effort": "none"}, {"effort": "low"}),
         ({"size": "1024x1792"}, {"aspect_ratio": "9:16"}),
         ({"size": "1000X1000"}, {"aspect_ratio": "1:1"}),
         ({"size": "1792 × 1024"}, {"aspect_ratio": "16:9"}),
@@ -102,11 +105,32 @@ def test_a_wish_becomes_what_the_bot_declares(sent: dict[str, Any], taken: dict[
 
 
 @pytest.mark.parametrize(
+    ("schema", "effort", "tokens"),
+    [
+        (BUDGET["schema"], "low", 4_096),
+        (BUDGET["schema"], "Max", 30_768),
+        (BUDGET["schema"], "none", 0),
+        ({"type": "integer", "minimum": 1024}, "none", 1_024),
+        ({"type": "integer", "minimum": 1024}, "max", 64_000),
+    ],
+)
+def test_an_effort_is_told_in_tokens_to_a_bot_that_counts_them(
+    schema: dict[str, Any], effort: str, tokens: int
+) -> None:
+    of = mapping_with({"name": "thinking_budget", "schema": schema})
+
+    found = asked(of, parameters={"reasoning_effort": effort})
+
+    assert found.parameters == {"thinking_budget": tokens} and found.ignored == ()
+
+
+@pytest.mark.parametrize(
     ("sent", "param", "allowed"),
     [
         ({"effort": "extreme"}, "effort", "one of low, Medium, high"),
         ({"effort": 3}, "effort", "one of low, Medium, high"),
-        ({"reasoning_effort": "xhigh"}, "reasoning_effort", "one of low, Medium, high"),
+        ({"reasoning_effort": "extreme"}, "reasoning_effort", "one of low, Medium, high"),
+        ({"reasoning_effort": 3}, "reasoning_effort", "one of low, Medium, high"),
         ({"web_search": "yes"}, "web_search", "true or false"),
         ({"web_search": 1}, "web_search", "true or false"),
         ({"thinking_budget": -1}, "thinking_budget", "a whole number from 0 to 30768"),

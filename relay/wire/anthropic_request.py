@@ -243,7 +243,18 @@ def _messages(asked: CountBody) -> tuple[Message, ...]:
     turns = [turn for i, body in enumerate(asked.messages) for turn in _turns(body, names, f"messages[{i}]")]
     if not turns:
         raise BadRequest("`messages` say nothing.", param="messages")
-    return (*_system(asked.system), *turns)
+    return (*_system(asked.system), *_ending_with_a_question(turns))
+
+
+def _ending_with_a_question(turns: list[Message]) -> list[Message]:
+    """What the system says last is said before the user's last words: a bot answers what is said last to it."""
+    end = len(turns)
+    while end and turns[end - 1].role == "system":
+        end -= 1
+    asked = [at for at in range(end) if turns[at].role == "user"]
+    if end == len(turns) or not asked:
+        return turns
+    return [*turns[: asked[-1]], *turns[end:], *turns[asked[-1] : end]]
 
 
 def _system(system: str | list[Block] | None) -> Iterator[Message]:
