@@ -24,7 +24,9 @@ RelayError                      500 internal_error
     ├── UpstreamOutOfPoints     502 the Poe account has no points left (402, insufficient_fund)
     ├── UpstreamRateLimited     429 Poe says too many requests for this account
     ├── UpstreamUnknownBot      502 Poe has no such bot (404)
+    ├── UnfitAnswer             502 the bot answered, but not as `tool_choice` or `response_format` asks
     ├── UpstreamTimeout         504 a deadline passed
+    │   └── UpstreamOutOfTime   504 the answer took as long as one may take
     └── UpstreamBroken          502 cut off, or it sent what nobody can read
         ├── UpstreamUnreachable 502 no connection to Poe by this key's way, or it broke before an answer
         └── UpstreamFailed      502 Poe answered with 5xx
@@ -175,9 +177,33 @@ class UpstreamUnknownBot(UpstreamError):
     code = "upstream_unknown_bot"
 
 
+class UnfitAnswer(UpstreamError):
+    """`said` is the bot's answer, and `again` what it is told to do better. Not for any log."""
+
+    code = "unfit_answer"
+    is_hearsay = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        said: str = "",
+        again: str = "",
+    ) -> None:
+        super().__init__(message, code=code, param=param)
+        self.said = said
+        self.again = again
+
+
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
+
+
+class UpstreamOutOfTime(UpstreamTimeout):
+    code = "upstream_out_of_time"
 
 
 class UpstreamBroken(UpstreamError):

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from proxy_site.config import Config
-from relay import admitting, mappings, pool, prompting
+from relay import admitting, mappings, pool, prompting, shaping
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
@@ -24,6 +24,7 @@ from relay.events import ChatRequest, Event
 from relay.ledger import Admission, Candidate
 from relay.limits import RateCard
 from relay.pool import Failure, Keeper, Tier, Trial
+from relay.shaping import Shape
 from relay.upstreams.poe import Key, Poe
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Answering(Protocol):
     key_id: int
     is_probe: bool
     ignored: tuple[str, ...]
+    shape: Shape | None
 
     async def move(
         self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard, accounting: str
@@ -87,6 +89,7 @@ class Failover:
         self._mapping, self._tiers, self._fallback = mapping, tiers, fallback
         self._prompt = prompting.for_bot(self._chat, mapping)
         self._answer.ignored = self._prompt.ignored
+        self._answer.shape = shaping.shape_of(self._chat)
         self._left = {key.id: key for tier in tiers for key in tier.keys}
         self._tries = self._relay.config.pool.tries
         self._failures: list[Failure] = []

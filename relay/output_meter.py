@@ -132,6 +132,11 @@ class OutputMeter:
     def _count_others(self, said: list[str]) -> int:
         return counting.count("".join(self._said if said is self._thought else self._thought))
 
+    @property
+    def characters(self) -> int:
+        """Of what was said, thoughts aside."""
+        return sum(map(len, self._said))
+
     def counted(self) -> int:
         return counting.count("".join(self._said)) + counting.count("".join(self._thought))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from proxy_site.config import Config
-from relay import admitting, counting, mappings, parameters, pool
+from relay import admitting, counting, mappings, parameters, pool, shaping
 from relay.budgets import Budgets
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
@@ -24,10 +24,12 @@ from relay.errors import (
     NoKeyAvailable,
     RelayError,
     Unavailable,
+    UnfitAnswer,
     UnknownModel,
     UpstreamError,
+    UpstreamOutOfTime,
 )
-from relay.events import ChatRequest, Event, Finish, Text, Usage
+from relay.events import ChatRequest, Event, Finish, FinishReason, Message, Text, TextPart, Usage
 from relay.failover import Failover
 from relay.ledger import (
     Admission,
@@ -44,6 +46,7 @@ from relay.ledger.opening import open_ledger
 from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
 from relay.pool import Keeper, Queue, Tier, Trial
+from relay.shaping import Shape
 from relay.stored_responses import StoredResponses
 from relay.transcript import Transcript
 from relay.uploads import KeptUploads
@@ -60,6 +63,8 @@ EXTENSION_TOKENS, EXTENSION_SHARE = 512, 4
 LEAST_TOKENS = 64
 # So far an answer goes beyond its reservation while the database cannot be asked.
 MOST_BEYOND_TOKENS = 4096
+# Poe lets no bot say more.
+MOST_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,13 @@ class Relay:
 
     async def ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
+        await shaping.check(chat)
+        answer = await self._ask(asking, caller, chat)
+        if shaping.must_fit(chat):
+            answer.may_ask_again(lambda unfit: self._ask(asking, caller, _amended(chat, unfit)))
+        return answer
+
+    async def _ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         began = time.perf_counter()
         asking.visit.model, asking.visit.streamed = chat.model, chat.stream
         refuse_too_large(chat)
@@ -291,6 +303,12 @@ class Relay:
         )
 
 
+def _amended(chat: ChatRequest, unfit: UnfitAnswer) -> ChatRequest:
+    """The question with the answer that did not fit, and what is wrong with it."""
+    said = (Message("assistant", (TextPart(unfit.said),)),) if unfit.said else ()
+    return replace(chat, messages=(*chat.messages, *said, Message("user", (TextPart(unfit.again),))))
+
+
 class Answer:
     """A bot's answer as it comes, in events that never have to be unsaid, one list per read of the upstream.
 
@@ -316,6 +334,14 @@ class Answer:
         self.fallback_model: str | None = None
         # What was asked and the bot that answers cannot be told, by name.
         self.ignored: tuple[str, ...] = ()
+        # Makes the answer what the client asked for, where the bot itself cannot be asked for it.
+        self.shape: Shape | None = None
+        self._ask_again: Callable[[UnfitAnswer], Awaitable[Answer]] | None = None
+        self._unfit: UnfitAnswer | None = None
+        # The answer in its place.
+        self._second: Answer | None = None
+        self._heartbeat = relay.config.relay.keep_alive_seconds
+        self._heard_at = began
         self.usage = Usage(admitted.reservation.prompt_tokens, 0)
         self._ledger = relay.ledger
         self._directory = relay.directory
@@ -400,8 +426,28 @@ class Answer:
         if self._first or self._has_ended:
             trial.answered()
 
+    def may_ask_again(self, ask_again: Callable[[UnfitAnswer], Awaitable[Answer]]) -> None:
+        """Once, if the answer turns out to be unfit."""
+        self._ask_again = ask_again
+
     def __aiter__(self) -> AsyncIterator[list[Event]]:
-        return self._events()
+        return self._events() if self._ask_again is None else self._fitting_events()
+
+    async def _fitting_events(self) -> AsyncIterator[list[Event]]:
+        """Of this answer, or of a second one, which has a record of its own: both are paid for."""
+        async for said in self._events():
+            yield said
+        if self._unfit is None:
+            return
+        assert self._ask_again is not None
+        try:
+            second = self._second = await self._ask_again(self._unfit)
+        except RelayError:
+            raise self._unfit from None
+        async with second:
+            async for said in second:
+                yield said
+        self.usage = self.usage + second.usage
 
     async def _events(self) -> AsyncIterator[list[Event]]:
         """Raises the UpstreamError with which a stream broke off; settled in every case."""
@@ -416,8 +462,14 @@ class Answer:
                     batch = await self._next()
                 except StopAsyncIteration:
                     break
+                except RelayError as exc:
+                    reason = self._ended_by(exc)
+                    if reason is None:
+                        raise
+                    self._finish = Finish(reason)
+                    break
                 said = await self._take(batch)
-                if said or not batch:
+                if said or not batch or self._is_held_long():
                     yield said
             yield await self._last()
         except BaseException as exc:
@@ -430,6 +482,24 @@ class Answer:
                 await self._close_stream()
             finally:
                 self.end(failure)
+
+    def _ended_by(self, exc: RelayError) -> FinishReason | None:
+        """What the client has so far is an answer, if this is no failure but an end that Poe sets."""
+        characters = self._meter.characters
+        if not characters:
+            return None
+        if exc.code == "content_filter":
+            return "content_filter"
+        is_at_limit = isinstance(exc, UpstreamError) and characters >= MOST_CHARACTERS
+        return "length" if is_at_limit or isinstance(exc, UpstreamOutOfTime) else None
+
+    def _is_held_long(self) -> bool:
+        """The bot speaks, but the client has heard nothing for so long that a heartbeat is due."""
+        now = time.perf_counter()
+        if self.shape is None or now - self._heard_at < self._heartbeat:
+            return False
+        self._heard_at = now
+        return True
 
     def may_go_on(self, go_on: Callable[[UpstreamError], Awaitable[None]]) -> None:
         """A streamed answer that began with a heartbeat may still be begun anew: the client has heard nothing of it."""
@@ -473,7 +543,11 @@ class Answer:
                 heard.append(event)
         if not self.admission.streamed:
             heard = _joined(heard)
-        return await self._paid(self._transcript.feed(heard))
+        said = await self._paid(self._transcript.feed(heard))
+        if self.shape is not None:
+            said = self.shape.feed(said)
+            self._has_ended = self._has_ended or self.shape.is_over
+        return said
 
     async def _paid(self, events: list[Event]) -> list[Event]:
         """As much of these as the reservation covers, after it has grown if it may."""
@@ -525,9 +599,29 @@ class Answer:
         if self._meter.is_full:
             self._finish = Finish("length")
         elif self._finish is None:
-            self._finish = Finish("tool_calls" if self._meter.has_tool_calls else "stop")
+            self._finish = Finish(self._reason())
         self.usage = replace(self.usage, **(await self._meter.usage()))
+        if self.shape is not None:
+            return await self._shaped(self.shape, said, self._finish)
         return [*said, self._finish]
+
+    def _reason(self) -> FinishReason:
+        """Why a bot ended that does not say so."""
+        if self._meter.has_tool_calls:
+            return "tool_calls"
+        return "length" if self._meter.characters >= MOST_CHARACTERS else "stop"
+
+    async def _shaped(self, shape: Shape, said: list[Event], finish: Finish) -> list[Event]:
+        """The end of an answer that fits. One that does not ends with nothing, if the bot may be asked again."""
+        try:
+            said, finish = await asyncio.to_thread(shape.end, said, finish)
+        except UnfitAnswer as exc:
+            self._unfit = exc
+            if self._ask_again is None:
+                raise
+            return []
+        self._finish = finish
+        return [*said, finish]
 
     async def _close_stream(self) -> None:
         if self._stream is not None:
@@ -576,7 +670,7 @@ class Answer:
         """What was relayed is charged for. Where nothing came, nothing is, unless the bot ended well and said nothing."""
         tokens = self.usage.completion_tokens or self._meter.counted()
         came = self._first_byte_ms is not None or outcome == "done"
-        if outcome == "failed" and not self.admission.streamed:
+        if outcome == "failed" and not self.admission.streamed and self._unfit is None:
             came = False  # the client was told of the failure, and nothing else
         return Settlement(
             id=self.admission.id,
@@ -600,6 +694,8 @@ class Answer:
         """Nobody reads on. The bot is let go of first: a slot is free when nothing is asked with it any more."""
         try:
             await self._close_stream()
+            if self._second is not None:
+                await self._second.leave()
         finally:
             self.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from relay import parameters
+from relay import parameters, shaping
 from relay.directory import Mapping
 from relay.events import ChatRequest, FilePart, Message, Part, TextPart, ToolCallPart, ToolResultPart
 from relay.transcript import strip_reasoning
@@ -13,6 +13,7 @@ ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "too
 
 
 def for_bot(chat: ChatRequest, mapping: Mapping) -> ChatRequest:
+    chat = shaping.asked(chat, mapping.declared)
     messages = tuple(_without_reasoning(message) for message in chat.messages)
     if mapping.simulate_roles == "on" or (mapping.simulate_roles == "auto" and len(messages) > 1):
         messages = (_as_one(messages),)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,9 +66,15 @@ class DemoPoe:
     url: str
     key: str
 
-    def script(self, bot: str, *events: tuple[str, object], delay: float = 0.0) -> None:
-        """Make `bot` say exactly these server-sent events."""
-        body = {"bot": bot, "events": [list(event) for event in events], "delay": delay}
+    def script(
+        self,
+        bot: str,
+        *events: tuple[str, object],
+        delay: float = 0.0,
+        later: Sequence[Sequence[tuple[str, object]]] = (),
+    ) -> None:
+        """Make `bot` say exactly these server-sent events, and those of `later` when it is asked again."""
+        body = {"bot": bot, "events": events, "delay": delay, "later": later}
         httpx2.post(
             f"{self.url}/demo/script", json=body, headers={"Authorization": f"Bearer {self.key}"}
         ).raise_for_status()

@@ -14,7 +14,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from relay.api.dialects import OPENAI, Dialect
-from relay.errors import BudgetExceeded, RateLimited, RelayError
+from relay.errors import BudgetExceeded, RateLimited, RelayError, UnfitAnswer
 from relay.events import Event, Usage
 from relay.limits import RateLimits
 from relay.pipeline import Answer
@@ -55,8 +55,8 @@ def error_response(exc: RelayError, dialect: Dialect, request_id: str) -> HttpRe
         response["WWW-Authenticate"] = "Bearer"
     if isinstance(exc, RateLimited):
         add_rate_limits(response, exc.rate_limits, dialect)
-    if isinstance(exc, BudgetExceeded):
-        # OpenAI's and Anthropic's clients would try again at once.
+    if isinstance(exc, BudgetExceeded | UnfitAnswer):
+        # OpenAI's and Anthropic's clients would try again at once; an unfit answer has been asked for twice.
         response["x-should-retry"] = "false"
     return response
 

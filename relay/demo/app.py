@@ -9,8 +9,8 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import fastapi_poe
 from fastapi import FastAPI
@@ -91,11 +91,21 @@ async def _not_a_query(request: Request, exc: Exception) -> Response:
     return refusal(400, "the body is not a request of Poe's bot protocol")
 
 
+Events: TypeAlias = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
+    """`later` is what it says when it is asked again, the last of it for ever."""
+
     bot: str
-    events: tuple[tuple[str, str], ...]
+    events: Events
     delay: float
+    later: tuple[Events, ...] = ()
+
+    @property
+    def next(self) -> Script:
+        return replace(self, events=self.later[0], later=self.later[1:]) if self.later else self
 
 
 # Bots that a test defines, by handle in small letters.
@@ -139,6 +149,7 @@ class DemoServer:
             return await _not_a_query(request, ValueError())
         if asked.get("type") != "query":
             return JSONResponse({})
+        self.scripts[script.bot.lower()] = script.next
         return EventSourceResponse(self._play(script, words, payer), ping=0)
 
     async def _play(self, script: Script, words_in: int, payer: Payer) -> AsyncIterator[ServerSentEvent]:
@@ -170,9 +181,15 @@ def _script_routes(scripts: Scripts, keys: Collection[str]) -> list[Route]:
 def _parse_script(body: dict[str, Any]) -> Script:
     if not isinstance(body["bot"], str) or not body["bot"] or "/" in body["bot"]:
         raise ValueError("bot")
+    delay = min(max(float(body.get("delay", 0)), 0), 60)
+    later = tuple(_parse_events(events) for events in body.get("later", []))
+    return Script(body["bot"], _parse_events(body["events"]), delay, later)
+
+
+def _parse_events(said: list[Any]) -> Events:
     events = []
-    for name, data in body["events"]:
+    for name, data in said:
         if not isinstance(name, str):
             raise TypeError("event")
         events.append((name, data if isinstance(data, str) else json.dumps(data)))
-    return Script(body["bot"], tuple(events), min(max(float(body.get("delay", 0)), 0), 60))
+    return tuple(events)

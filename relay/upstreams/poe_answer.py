@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relay.errors import RelayError, UpstreamBroken, UpstreamTimeout
+from relay.errors import RelayError, UpstreamBroken, UpstreamOutOfTime, UpstreamTimeout
 from relay.events import Event
 
 from . import poe_errors, poe_protocol
@@ -90,7 +90,7 @@ class Answer:
             if self._failure is not None:
                 raise self._failure
             if self._last_read > self._total_at:  # a bot that never pauses lets no alarm ring
-                raise _too_late("the answer took more than", self._deadlines.total)
+                raise _out_of_time(self._deadlines.total)
             chunk = connection.take()
             if chunk is None:
                 silent_at = self._last_read + self._deadlines.idle if self._begun else self._first_at
@@ -151,11 +151,15 @@ class Answer:
         limits = self._deadlines
         now += _CLOCK_STEP
         if now >= self._total_at:
-            raise _too_late("the answer took more than", limits.total)
+            raise _out_of_time(limits.total)
         if now >= silent_at and self._begun:
             raise _too_late("the bot fell silent for", limits.idle)
         if now >= silent_at:
             raise _too_late("the bot said nothing for", limits.first_event)
+
+
+def _out_of_time(seconds: float) -> UpstreamOutOfTime:
+    return UpstreamOutOfTime(f"the answer took more than {seconds:g} s")
 
 
 def _too_late(what: str, seconds: float) -> UpstreamTimeout:

@@ -53,6 +53,7 @@ class _Complaint(NamedTuple):
 
 
 _TOO_LONG = _Verdict(UserError, "context_length_exceeded")
+_FILTERED = _Verdict(UserError, "content_filter")
 
 # Types that mean the same wherever they stand: Poe's bot protocol first, then Poe's API.
 _BY_TYPE = {
@@ -62,7 +63,7 @@ _BY_TYPE = {
     # The account's owner has not agreed to something this bot wants: the key is good and must not be retired.
     "privacy_authorization_error": _Verdict(UserError),
     "insufficient_credits": _Verdict(UpstreamOutOfPoints),
-    "moderation_error": _Verdict(UserError),
+    "moderation_error": _FILTERED,
     "authentication_error": _Verdict(UpstreamUnauthorized),
     "rate_limit_error": _Verdict(UpstreamRateLimited),
     "not_found_error": _Verdict(UpstreamUnknownBot),
@@ -101,8 +102,19 @@ _BY_WORDS = (
     ("timed out", _Verdict(UpstreamTimeout)),
     ("context length", _TOO_LONG),
     ("context window", _TOO_LONG),
+    ("context_length", _TOO_LONG),
+    ("maximum context", _TOO_LONG),
+    ("token limit", _TOO_LONG),
     ("too many tokens", _TOO_LONG),
     ("too long", _TOO_LONG),
+    ("content policy", _FILTERED),
+    ("content_policy", _FILTERED),
+    ("content filter", _FILTERED),
+    ("content_filter", _FILTERED),
+    ("content management policy", _FILTERED),
+    ("usage polic", _FILTERED),
+    ("safety system", _FILTERED),
+    ("moderation", _FILTERED),
 )
 
 # What Poe says with a 403 when it means what was asked, and no type for it.
@@ -151,7 +163,7 @@ def from_status(status: int, headers: Mapping[str, str], body: bytes, secret: st
 def _by_status(status: int, complaint: _Complaint) -> _Verdict | None:
     text = complaint.text.lower()
     if status == 403 and any(word in text for word in _MODERATION):
-        return _Verdict(UserError)
+        return _FILTERED
     if status == 413 or (status == 400 and complaint.kind == "invalid_request_error"):
         return _by_words(text) or _Verdict(UserError)
     return _BY_STATUS.get(status)

@@ -195,16 +195,7 @@ def _parameters(
     parameters = {name: value for name, value in extra.items() if name not in rare}
     if isinstance(chat.extra_body, dict):
         parameters |= chat.extra_body
-    return parameters, rare, tuple(sorted({*rare, *_ignored_fields(chat)}))
-
-
-def _ignored_fields(chat: ChatBody) -> list[str]:
-    asked = {
-        "tool_choice": chat.tool_choice not in (None, "auto", "none"),
-        "parallel_tool_calls": chat.parallel_tool_calls is False,
-        "response_format": _response_format(chat.response_format) is not None,
-    }
-    return [name for name, is_asked in asked.items() if is_asked]
+    return parameters, rare, tuple(sorted(rare))
 
 
 def _refuse_logprobs(chat: ChatBody) -> None:
