@@ -34,6 +34,21 @@ async def test_silence_is_filled_with_comments(api: Api, cast: Cast, demo: DemoP
     assert whole["choices"][0]["message"]["content"] == "ab"
 
 
+async def test_silence_is_filled_with_pings_where_anthropics_clients_listen(
+    api: Api, cast: Cast, demo: DemoPoe
+) -> None:
+    demo.script("quiet", ("text", {"text": "a"}), ("text", {"text": "b"}), ("done", {}), delay=0.35)
+    await in_database(people.mapping, "quiet", "quiet")
+
+    async with api.anthropic(cast.bob.plain).messages.stream(
+        model="quiet", max_tokens=9, messages=[{"role": "user", "content": "x"}]
+    ) as stream:
+        said = b"".join([part async for part in stream.response.aiter_raw()])
+
+    assert said.count(b"event: ping\n") >= 3 and b"keep-alive" not in said
+    assert said.endswith(b'data: {"type":"message_stop"}\n\n')
+
+
 async def test_a_bot_that_never_answers_is_a_504(api: Api, cast: Cast, demo: DemoPoe) -> None:
     response = await api.chat(cast.bob.plain, "demo-faulty", "hang")
 

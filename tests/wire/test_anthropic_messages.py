@@ -43,7 +43,7 @@ OWN = {"type": "function", "function": {"name": "f", "parameters": TOOL["input_s
 SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
 PIXEL = base64.b64encode(b"\x89PNG").decode()
 SPENT = Usage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=2)
-fuzzing = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzzing = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def raw(**fields: Any) -> bytes:
