@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from relay.errors import BadRequest
-from relay.events import ChatRequest, Message, ResponseFormat, ToolChoice
+from relay.events import ChatRequest, Message, ResponseFormat
+from relay.wire import responses_tools
 from relay.wire.body import check_count, convert, decode, model_name
-from relay.wire.responses_items import Conversation, Item, Reference, flat_name, read, references
+from relay.wire.responses_items import Conversation, Item, Reference, read, references
+from relay.wire.responses_tools import Tool, Tools
 
 NAME = "openai-responses"
 
@@ -21,27 +23,17 @@ class Format(Struct):
     name: str = ""
     schema: dict[str, Any] | None = None
     strict: bool | None = None
+    description: str | None = None
 
 
 class TextOptions(Struct):
     format: Format | None = None
-    verbosity: str | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class ReasoningOptions(Struct):
-    effort: str | None = None
-    summary: str | None = None
-
-
-class Tool(Struct):
-    """Checked, and handed on as the client wrote it. A namespace has tools of its own."""
-
-    type: str
-    name: str | None = None
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    tools: list[Tool] | None = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class ResponsesBody(Struct):
@@ -95,21 +87,6 @@ REFUSED = {
 }
 KNOWN = SILENT | IGNORED | frozenset(ResponsesBody.__struct_fields__) | frozenset(REFUSED)
 
-# OpenAI runs these tools itself. Clients declare them by default and work without them: they are left out, and it is told.
-HOSTED_TOOLS = frozenset(
-    {
-        "code_interpreter",
-        "image_generation",
-        "local_shell",
-        "programmatic_tool_calling",
-        "tool_search",
-        "web_search",
-        "web_search_2025_08_26",
-        "web_search_preview",
-        "web_search_preview_2025_03_11",
-    }
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -138,8 +115,8 @@ def parse(raw: bytes) -> Asked:
     model = model_name(asked.model)
     written = _written(asked.input)
     items = read(written)
-    functions, grouped, without = _tools(body.get("tools") or [])
-    choice, tools = _tool_choice(asked.tool_choice, functions)
+    functions, grouped, without = responses_tools.functions(body.get("tools") or [])
+    choice, tools = responses_tools.choice(asked.tool_choice, functions)
     parameters, rare, ignored = _parameters(body, asked)
     named = references(items)
     chat = ChatRequest(
@@ -165,7 +142,7 @@ def parse(raw: bytes) -> Asked:
         previous_response_id=asked.previous_response_id or None,
         references=named,
         store=asked.store is not False,
-        told=_told(body, asked, functions),
+        told=_told(asked, functions),
         grouped=grouped,
     )
 
@@ -271,92 +248,10 @@ def _response_format(text: TextOptions | None) -> ResponseFormat | None:
     return ResponseFormat(wanted.schema, wanted.name, bool(wanted.strict))
 
 
-# Tools.
-
-Tools = tuple[dict[str, Any], ...]
-
-
-def _tools(written: list[dict[str, Any]]) -> tuple[Tools, dict[str, tuple[str, str]], tuple[str, ...]]:
-    """Functions as `ChatRequest` has them, the names of grouped ones, and what is left out."""
-    functions: list[dict[str, Any]] = []
-    grouped: dict[str, tuple[str, str]] = {}
-    without: list[str] = []
-    for i, each in enumerate(written):
-        where = f"tools[{i}]"
-        if each["type"] == "namespace":
-            for j, inner in enumerate(each.get("tools") or ()):
-                name = _function_name(inner, f"{where}.tools[{j}]")
-                group = each.get("name") or ""
-                grouped[flat_name(name, group)] = (group, name)
-                functions.append(_function({**inner, "name": flat_name(name, group)}))
-        elif each["type"] in HOSTED_TOOLS:
-            without.append(f"tools.{each['type']}")
-        else:
-            _function_name(each, where)
-            functions.append(_function(each))
-    return tuple(functions), grouped, tuple(without)
-
-
-def _function_name(tool: dict[str, Any], where: str) -> str:
-    """Or BadRequest: this is no function."""
-    kind = tool["type"]
-    if kind == "custom":
-        raise BadRequest(
-            f"`{where}` is a custom tool, which takes free text. Poe's bots have none: declare it as a function.",
-            code="unsupported_value",
-            param=f"{where}.type",
-        )
-    if kind != "function":
-        raise BadRequest(
-            f"`{where}.type` is {kind[:50]!r}: the relay does not run this tool, and knows functions only.",
-            code="unsupported_value",
-            param=f"{where}.type",
-        )
-    if not tool.get("name"):
-        raise BadRequest(
-            f"Missing required parameter: `{where}.name`.",
-            code="missing_required_parameter",
-            param=f"{where}.name",
-        )
-    return str(tool["name"])
-
-
-def _function(tool: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "function",
-        "function": {name: value for name, value in tool.items() if name != "type" and value is not None},
-    }
-
-
-def _tool_choice(said: str | dict[str, Any] | None, tools: Tools) -> tuple[ToolChoice, Tools]:
-    """What is wanted of which tools, or BadRequest."""
-    if said is None:
-        return ToolChoice(), tools
-    if isinstance(said, str):
-        return _mode(said), () if said == "none" else tools
-    if said.get("type") == "allowed_tools" and isinstance(said.get("tools"), list):
-        allowed = [tool.get("name") for tool in said["tools"] if isinstance(tool, dict)]
-        left = tuple(tool for tool in tools if tool["function"]["name"] in allowed)
-        return _mode(str(said.get("mode", "auto"))), left
-    name = said.get("name")
-    if said.get("type") != "function" or not any(tool["function"]["name"] == name for tool in tools):
-        raise BadRequest("`tool_choice` must name one of the functions in `tools`.", param="tool_choice")
-    return ToolChoice("named", str(name)), tools
-
-
-def _mode(said: str) -> ToolChoice:
-    if said not in ("auto", "none", "required"):
-        raise BadRequest(
-            f"`tool_choice` is {said[:50]!r}: auto, none, required, a function or allowed_tools is understood.",
-            param="tool_choice",
-        )
-    return ToolChoice(cast(Literal["auto", "none", "required"], said))
-
-
 # What a response says again.
 
 
-def _told(body: dict[str, Any], asked: ResponsesBody, functions: Tools) -> dict[str, Any]:
+def _told(asked: ResponsesBody, functions: Tools) -> dict[str, Any]:
     text, reasoning = asked.text or TextOptions(), asked.reasoning or ReasoningOptions()
     return {
         "background": False,
@@ -371,8 +266,8 @@ def _told(body: dict[str, Any], asked: ResponsesBody, functions: Tools) -> dict[
         "safety_identifier": asked.safety_identifier,
         "service_tier": "default",
         "temperature": 1.0 if asked.temperature is None else asked.temperature,
-        "text": {"format": _told_format(body, text.format), "verbosity": text.verbosity or "medium"},
-        "tool_choice": asked.tool_choice or "auto",
+        "text": {"format": _told_format(text.format), "verbosity": text.verbosity or "medium"},
+        "tool_choice": responses_tools.told_choice(asked.tool_choice),
         "tools": [
             {"type": "function", "description": None, "parameters": None, "strict": None, **tool["function"]}
             for tool in functions
@@ -387,7 +282,13 @@ def _told(body: dict[str, Any], asked: ResponsesBody, functions: Tools) -> dict[
     }
 
 
-def _told_format(body: dict[str, Any], wanted: Format | None) -> dict[str, Any]:
+def _told_format(wanted: Format | None) -> dict[str, Any]:
     if wanted is None or wanted.type != "json_schema":
         return {"type": "text" if wanted is None else wanted.type}
-    return {"description": None, **body["text"]["format"], "strict": bool(wanted.strict)}
+    return {
+        "type": "json_schema",
+        "name": wanted.name,
+        "description": wanted.description,
+        "schema": wanted.schema,
+        "strict": bool(wanted.strict),
+    }

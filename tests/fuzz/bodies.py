@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from relay.wire import openai_chat
+from relay.wire import openai_chat, openai_responses
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 MODEL = "demo-echo"
@@ -105,6 +105,59 @@ CHAT: tuple[dict[str, Any], ...] = (
 )
 
 
+RESPONSES: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "input": "Hello there",
+        "instructions": "Be brief.",
+        "stream": True,
+        "store": True,
+        "temperature": 0.5,
+        "top_p": 1,
+        "max_output_tokens": 50,
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+        "include": ["reasoning.encrypted_content"],
+        "truncation": "disabled",
+        "metadata": {"a": "b"},
+        "user": "u-1",
+    },
+    {
+        "model": "demo-tools",
+        "input": [
+            {"type": "message", "role": "developer", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_text", "text": "What is this?"},
+                    {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}", "detail": "auto"},
+                    {"type": "input_file", "filename": "a.txt", "file_data": "aGVsbG8="},
+                ],
+            },
+            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm."}]},
+            {"type": "function_call", "call_id": "c1", "name": "get_weather", "arguments": "{}"},
+            {
+                "type": "function_call_output",
+                "call_id": "c1",
+                "output": [{"type": "input_text", "text": "sunny"}],
+            },
+        ],
+        "tools": [
+            {"type": "function", "name": "get_weather", "parameters": SCHEMA, "strict": True},
+            {"type": "web_search"},
+            {"type": "namespace", "name": "mcp__x", "tools": [{"type": "function", "name": "go"}]},
+        ],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "auto",
+            "tools": [{"type": "function", "name": "go"}],
+        },
+        "parallel_tool_calls": False,
+        "store": False,
+    },
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """A wire format under test: its parse, where it is asked, and what clients send there."""
@@ -116,6 +169,7 @@ class Wire:
 
 PARSES: dict[str, Wire] = {
     openai_chat.NAME: Wire(openai_chat.parse, "/v1/chat/completions", CHAT),
+    openai_responses.NAME: Wire(openai_responses.parse, "/v1/responses", RESPONSES),
 }
 
 # What has broken parsers before, and what is not allowed.
