@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from relay.errors import BadRequest
 from relay.events import (
     ChatRequest,
-    FilePart,
     Message,
     Part,
     ResponseFormat,
     TextPart,
-    ToolCallPart,
     ToolChoice,
     ToolResultPart,
 )
-from relay.wire.body import check_count, convert, decode, invalid, model_name
-from relay.wire.files import EXTENSIONS, from_base64, from_url
+from relay.wire.anthropic_blocks import Block, parts_of
+from relay.wire.body import check_count, convert, decode, model_name
 
-T = TypeVar("T")
-Block = dict[str, Any]
-
-# The body, as far as it is validated in one pass. A block is validated by its type.
+# The body, as far as it is validated in one pass. Blocks are read in `anthropic_blocks.py`.
 
 
 class MessageBody(Struct):
@@ -259,7 +253,7 @@ def _ending_with_a_question(turns: list[Message]) -> list[Message]:
 
 def _system(system: str | list[Block] | None) -> Iterator[Message]:
     if system:
-        parts = _parts(system, {}, "system")
+        parts = parts_of(system, {}, "system")
         said = tuple(_paragraphs(part for part in parts if not _is_for_anthropic(part)))
         if said:
             yield Message("system", said)
@@ -272,7 +266,7 @@ def _is_for_anthropic(part: Part) -> bool:
 
 def _turns(body: MessageBody, names: dict[str, str], where: str) -> Iterator[Message]:
     """The results of tools, which Anthropic has the user say, each in a message of its own; then the rest."""
-    parts = _parts(body.content, names, f"{where}.content")
+    parts = parts_of(body.content, names, f"{where}.content")
     rest: list[Part] = []
     for part in parts:
         if isinstance(part, ToolResultPart):
@@ -296,167 +290,3 @@ def _paragraphs(parts: Iterable[Part]) -> Iterator[Part]:
             before = part.text
             part = part if is_apart else TextPart("\n\n" + part.text)
         yield part
-
-
-# Content blocks.
-
-
-class Text(Struct):
-    text: str
-
-
-class Source(Struct):
-    type: str
-    media_type: str = ""
-    data: str = ""
-    url: str = ""
-    content: str | list[Block] = ""
-
-
-class Image(Struct):
-    source: Source
-
-
-class Document(Struct):
-    source: Source
-    title: str | None = None
-    context: str | None = None
-
-
-class SearchResult(Struct):
-    source: str
-    title: str
-    content: list[Block]
-
-
-class ToolUse(Struct):
-    id: str
-    name: str
-    input: dict[str, Any]
-
-
-class ToolResult(Struct):
-    tool_use_id: str
-    content: str | list[Block] | None = None
-    is_error: bool | None = None
-
-
-def _shaped(block: Block, shape: type[T], where: str) -> T:
-    try:
-        return msgspec.convert(block, shape)
-    except msgspec.ValidationError as exc:
-        message = str(exc)
-        if "at `$" not in message:
-            message += " - at `$`"
-        raise invalid(message.replace("at `$", f"at `$.{where}", 1)) from None
-
-
-def _parts(content: str | list[Block], names: dict[str, str], where: str) -> list[Part]:
-    if isinstance(content, str):
-        return [TextPart(content)]
-    return [part for i, block in enumerate(content) for part in _read(block, names, f"{where}[{i}]")]
-
-
-def _read(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    kind = block.get("type")
-    reader = _READERS.get(kind) if isinstance(kind, str) else None
-    if reader is not None:
-        return reader(block, names, where)
-    if isinstance(kind, str) and _SAYS_NOTHING.fullmatch(kind):
-        return []
-    raise BadRequest(
-        f"`{where}.type` is {str(kind)[:50]!r}: {', '.join(_READERS)} are understood.",
-        code="unsupported_content",
-        param=f"{where}.type",
-    )
-
-
-# Thoughts are no part of the conversation for a bot, and what Anthropic's own servers did means nothing to it.
-_SAYS_NOTHING = re.compile(
-    r"(redacted_)?thinking|compaction|container_upload|fallback|tool_reference"
-    r"|(server|mcp)_tool_use|(?!tool_result)\w+_tool_result"
-)
-
-
-def _text(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    return [TextPart(_shaped(block, Text, where).text)]
-
-
-def _image(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    return [_file(_shaped(block, Image, where).source, "image", f"{where}.source")]
-
-
-def _document(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    """A document of text is said to the bot; another one is given to it as a file."""
-    document = _shaped(block, Document, where)
-    source = document.source
-    about = "\n".join(each for each in (document.title, document.context) if each)
-    head = [TextPart(about)] if about else []
-    match source.type:
-        case "text":
-            return [*head, TextPart(source.data)]
-        case "content":
-            return [*head, *_parts(source.content, names, f"{where}.source.content")]
-    file = _file(source, "document", f"{where}.source")
-    if document.title:
-        file = FilePart(document.title[:100], file.content_type, file.url, file.data)
-    return [TextPart(document.context), file] if document.context else [file]
-
-
-def _file(source: Source, stem: str, where: str) -> FilePart:
-    match source.type:
-        case "base64":
-            if not source.media_type:
-                raise BadRequest(
-                    f"Missing required parameter: `{where}.media_type`.",
-                    code="missing_required_parameter",
-                    param=f"{where}.media_type",
-                )
-            kind = source.media_type.lower()
-            name = f"{stem}.{EXTENSIONS.get(kind, 'bin')}"
-            return FilePart(name, kind, data=from_base64(source.data, f"{where}.data"))
-        case "url":
-            return from_url(source.url, stem, f"{where}.url")
-    raise BadRequest(
-        f"`{where}.type` is {source.type[:50]!r}: base64 and url are understood.",
-        code="unsupported_content",
-        param=f"{where}.type",
-    )
-
-
-def _search_result(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    found = _shaped(block, SearchResult, where)
-    return [
-        TextPart(f"{found.title}\n{found.source}"),
-        *_parts(found.content, names, f"{where}.content"),
-    ]
-
-
-def _tool_use(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    use = _shaped(block, ToolUse, where)
-    names[use.id] = use.name
-    return [ToolCallPart(use.id, use.name, msgspec.json.encode(use.input).decode())]
-
-
-def _tool_result(block: Block, names: dict[str, str], where: str) -> list[Part]:
-    """Its text is the result. Pictures in it go to the bot with what the user says: a result is text."""
-    result = _shaped(block, ToolResult, where)
-    parts = _parts(result.content or "", names, f"{where}.content")
-    text = "\n".join(part.text for part in parts if isinstance(part, TextPart))
-    if result.is_error:
-        text = f"Error: {text}"
-    name = names.get(result.tool_use_id, "tool")
-    return [
-        ToolResultPart(result.tool_use_id, name, text),
-        *(part for part in parts if isinstance(part, FilePart)),
-    ]
-
-
-_READERS: dict[str, Callable[[Block, dict[str, str], str], list[Part]]] = {
-    "text": _text,
-    "image": _image,
-    "document": _document,
-    "search_result": _search_result,
-    "tool_use": _tool_use,
-    "tool_result": _tool_result,
-}
