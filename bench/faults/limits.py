@@ -19,6 +19,8 @@ from bench.faults.rig import Asked, Findings, Leaving, Reply, Server, Site
 
 BUDGET = 500
 PER_MINUTE = 120
+# So many times as long as was planned, if it takes so long to come to N.
+MOST_SLOW = 20
 IN_FLIGHT = 8
 OWNERS = (
     "SELECT id, day_points, month_points FROM relay_meter "
@@ -100,8 +102,14 @@ async def requests_per_minute(site: Site, findings: Findings, relays: list[Serve
     first = _token_meter_at(site)
     turns = itertools.count()
 
+    def goes_on() -> bool:
+        """A slow machine comes to N later: the limit must be met."""
+        seconds = time.monotonic() - began
+        is_met = replies[-1].status == 429
+        return seconds < sizes.rate_seconds or (not is_met and seconds < MOST_SLOW * sizes.rate_seconds)
+
     async def client() -> None:
-        while time.monotonic() < began + sizes.rate_seconds:
+        while goes_on():
             port = relays[next(turns) % len(relays)].port
             replies.append(await rig.ask(port, site.token, "c1d0-rate"))
 
