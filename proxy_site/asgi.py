@@ -15,6 +15,7 @@ pages: Any = get_asgi_application()
 
 from proxy_site import access_log, log_writer
 from proxy_site.health import MetricsPage, Page, Readiness, alive
+from proxy_site.hosts import is_own_origin
 from proxy_site.lean import LeanHandler, Receive, Scope, Send, client_address
 from proxy_site.metrics import Metrics
 from relay.api.request import new_request_id
@@ -31,6 +32,7 @@ own_pages: dict[str, Page] = {
     "/readyz": Readiness(relay).page,
     "/metrics": MetricsPage(metrics, config.server).page,
 }
+LIVE = "/ws/live/"
 trusted = [ipaddress.ip_network(each) for each in config.server.trusted_proxies]
 
 log_writer.writer.start()
@@ -41,7 +43,7 @@ if config.log.access:
 
 async def application(scope: Scope, receive: Receive, send: Send) -> Any:
     if scope["type"] != "http":
-        return await _no_websocket(scope, send)
+        return await _websocket(scope, receive, send)
     path = scope["path"]
     visit = Visit(new_request_id(), scope["method"], scope["raw_path"].decode("ascii", "backslashreplace"))
     if path in own_pages:
@@ -62,11 +64,33 @@ async def application(scope: Scope, receive: Receive, send: Send) -> Any:
         access_log.tell(visit)
 
 
-async def _no_websocket(scope: Scope, send: Send) -> None:
-    """No page uses one yet: refused before it is accepted, which Daphne says with 403."""
-    await send({"type": "websocket.close"})
-    address, path = client_address(scope, trusted), scope["path"].encode()
-    access_log.refused(request_id=new_request_id(), method=b"GET", path=path, address=address, status=403)
+async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Only the page of live traffic uses one. Others are refused before they are accepted, which Daphne says with 403."""
+    visit = Visit(new_request_id(), "GET", scope["path"], client_address(scope, trusted), status=403)
+    headers = dict(scope["headers"])
+    origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
+    try:
+        if scope["path"] != LIVE or not is_own_origin(origin, host):
+            await send({"type": "websocket.close"})
+            return
+        # Loaded by the first who opens that page: channels takes some megabytes.
+        from relay.panel.consumers import application as live
+
+        await live(scope, receive, _accepting(visit, send))
+    except Exception:
+        visit.fail()
+        raise
+    finally:
+        access_log.tell(visit)
+
+
+def _accepting(visit: Visit, send: Send) -> Send:
+    async def noted(message: dict[str, Any]) -> None:
+        if message["type"] == "websocket.accept":
+            visit.begin_answer(101)
+        await send(message)
+
+    return noted
 
 
 async def _own(page: Page, visit: Visit, scope: Scope, send: Send) -> None:

@@ -42,6 +42,19 @@ def is_allowed(host: str) -> bool:
     return True
 
 
+def is_own_origin(origin: str, host: str) -> bool:
+    """Whether a page that a browser opened under this origin is one of ours: WebSockets carry cookies from anywhere."""
+    try:
+        its = urlsplit(origin)
+        return is_allowed(its.netloc) and (its.netloc == host or its.hostname == _public_name())
+    except ValueError:
+        return False
+
+
+def _public_name() -> str | None:
+    return urlsplit(settings.CONFIG.public_url).hostname
+
+
 def allowed_hosts(
     get_response: Callable[[HttpRequest], HttpResponse],
 ) -> Callable[[HttpRequest], HttpResponse]:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from daphne.server import Server
+from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor
 from twisted.logger import (
     FilteringLogObserver,
@@ -152,6 +153,10 @@ class RelayServer(Server):
         self._accepts_until = now + notice
         for connection in self._port.connections:
             connection.end_with_this_answer()
+        for protocol in tuple(self.connections):
+            if isinstance(protocol, WebSocketProtocol):
+                # It would hold up the drain to its end. The page connects again.
+                protocol.serverClose()
         reactor.stop()
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Inbox | None:

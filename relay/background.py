@@ -24,7 +24,7 @@ from relay import leases, stored_responses
 from relay.alerts import Alerts
 from relay.aside import Aside
 from relay.balances import ROWS_AT_ONCE, Balances
-from relay.models import BalanceReading, PoeCharge, PoolEvent, Upload
+from relay.models import BalanceReading, Cancellation, PoeCharge, PoolEvent, Upload
 from relay.turn import transaction_in_turn
 from relay.upstreams.poe_account import PoeAccounts
 
@@ -42,7 +42,12 @@ ACCOUNTS_AT_ONCE = 2
 CLEAR_SECONDS = 3600.0
 # Not in the first moments of a process, in which there is enough to do.
 FIRST_CLEAR_SECONDS = 300.0
-KEPT = {PoolEvent: timedelta(days=30), BalanceReading: timedelta(days=30), PoeCharge: timedelta(days=60)}
+KEPT = {
+    PoolEvent: timedelta(days=30),
+    BalanceReading: timedelta(days=30),
+    PoeCharge: timedelta(days=60),
+    Cancellation: timedelta(hours=1),
+}
 # A database that is stopped must not hold up a stop.
 STOP_SECONDS = 3.0
 

@@ -9,6 +9,7 @@ RelayError                      500 internal_error
 │   └── HeadersTooLarge         431
 ├── Unauthenticated             401 no token, unknown token, malformed token: told alike
 ├── Forbidden                   403 a real token that may not be used now or here, with the reason
+│   └── Stopped                 403 an administrator ended this request
 ├── NotFound                    404 no such route, no such object
 │   └── UnknownModel            404
 ├── MethodNotAllowed            405
@@ -100,6 +101,12 @@ class Unauthenticated(RelayError):
 class Forbidden(RelayError):
     status = 403
     code = "access_denied"
+
+
+class Stopped(Forbidden):
+    """No 5xx: clients would ask the same again at once."""
+
+    code = "stopped_by_administrator"
 
 
 class NotFound(RelayError):

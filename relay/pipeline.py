@@ -16,6 +16,7 @@ from types import TracebackType
 from proxy_site.config import Config
 from relay import admitting, counting, mappings, parameters, pool, shaping
 from relay.budgets import Budgets
+from relay.cancelling import Cancelling
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
@@ -23,6 +24,7 @@ from relay.errors import (
     GivenUp,
     NoKeyAvailable,
     RelayError,
+    Stopped,
     Unavailable,
     UnfitAnswer,
     UnknownModel,
@@ -102,6 +104,7 @@ class Relay:
         self.queue = Queue(config.pool.queue_seconds)
         self.keeper = Keeper()
         self.budgets = Budgets()
+        self.cancelling = Cancelling()
         hours = config.pool.upload_cache_hours
         self.uploads = KeptUploads(hours) if hours else None
         self.responses = StoredResponses(config.responses)
@@ -151,6 +154,7 @@ class Relay:
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
             self._ledger = None
+        await self.cancelling.close()
         await asyncio.to_thread(self.keeper.close)
         await self.budgets.close()
         if self.uploads is not None:
@@ -204,8 +208,11 @@ class Relay:
             await failover.ask()
             answer.may_go_on(failover.go_on)
         except BaseException as exc:
-            answer.end(exc)
-            raise
+            cause = answer.cause(exc)
+            answer.end(cause)
+            if cause is exc:
+                raise
+            raise cause from None
         return answer
 
     def _keys_of(self, caller: Caller, chat: ChatRequest) -> frozenset[int]:
@@ -367,6 +374,10 @@ class Answer:
         self._settled = False
         # A larger reservation was refused: the answer ends with the one it has.
         self._is_at_its_end = False
+        self._cancelling = relay.cancelling
+        self._task = asyncio.current_task()
+        self._is_stopped = False
+        self._cancelling.begins(admission.id, self)
 
     async def move(
         self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard, accounting: str
@@ -473,9 +484,11 @@ class Answer:
                     yield said
             yield await self._last()
         except BaseException as exc:
-            failure = exc
             self._note(exc)
-            raise
+            failure = self.cause(exc)
+            if failure is exc:
+                raise
+            raise failure from None
         finally:
             # Settled after the upstream is let go of: a slot is free when nothing is asked with it any more.
             try:
@@ -630,6 +643,22 @@ class Answer:
     def _elapsed(self) -> int:
         return round((time.perf_counter() - self._began) * 1000)
 
+    # Stopping.
+
+    def stop(self) -> None:
+        """An administrator wants it to end: who asked is told, and what was relayed is charged."""
+        if self._task is not None and not (self._settled or self._is_stopped):
+            self._is_stopped = True
+            self._task.cancel()
+
+    def cause(self, exc: BaseException) -> BaseException:
+        """What this means: a cancelled task is a client that left, unless it was stopped."""
+        if not (self._is_stopped and isinstance(exc, asyncio.CancelledError)):
+            return exc
+        assert self._task is not None
+        self._task.uncancel()
+        return Stopped("An administrator stopped this answer.")
+
     # Settling.
 
     def end(self, exc: BaseException | None) -> None:
@@ -650,6 +679,9 @@ class Answer:
         if self._settled:
             return
         self._settled = True
+        self._cancelling.ends(self.admission.id)
+        if self._is_stopped and outcome == "disconnected":  # it was stopped while the client did not read
+            outcome, error_code = "failed", Stopped.code
         self._visit.outcome, self._visit.error_code = outcome, error_code
         total_ms = self._elapsed()
         # Made in the ledger's thread: counting a long text would hold up the loop.

@@ -233,6 +233,58 @@ def serve(transactional_db: None, witness: Witness) -> Iterator[Callable[..., Se
             process.stdout.close()
 
 
+# Several of them behind one socket.
+
+
+def workers_of(served: Served) -> list[int]:
+    """Those that serve: they have told so."""
+    children = Path(f"/proc/{served.process.pid}/task/{served.process.pid}/children").read_text().split()
+    return [int(pid) for pid in children]
+
+
+def connections_of(pid: int, port: int) -> int:
+    """How many established connections of this port the process holds."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            sockets.add(os.readlink(descriptor))
+        except FileNotFoundError:
+            continue
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    here = [row for row in rows if row[3] == "01" and row[1].endswith(f":{port:04X}")]
+    return sum(f"socket:[{row[9]}]" in sockets for row in here)
+
+
+def port_of(served: Served) -> int:
+    return int(served.url.rpartition(":")[2])
+
+
+def knock(port: int) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", port), timeout=10)
+    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    return client
+
+
+@pytest.fixture
+def two_workers(serve: Callable[..., Served], cast: people.Cast) -> Served:
+    """Both of them accept."""
+    served = serve(POE_RELAY_SERVER__WORKERS="2")
+    assert wait_for(lambda: len(workers_of(served)) == 2)
+
+    def both_accept() -> bool:
+        clients = [knock(port_of(served)) for _ in range(4)]
+        for client in clients:
+            client.recv(65536)
+        has = [connections_of(pid, port_of(served)) for pid in workers_of(served)]
+        for client in clients:
+            client.close()
+        return min(has) > 0
+
+    assert wait_for(both_accept, 20)
+    assert wait_for(lambda: not any(connections_of(pid, port_of(served)) for pid in workers_of(served)))
+    return served
+
+
 async def in_database(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Run this with the ORM from an async test: in a thread, on a connection that is closed after."""
 

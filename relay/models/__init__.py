@@ -19,13 +19,22 @@ from relay.models.poe import (
     Upload,
 )
 from relay.models.stored import StoredResponse
-from relay.models.usage import Meter, Process, Pruning, RefusalHour, UsageHour, UsageRecord
+from relay.models.usage import (
+    Cancellation,
+    Meter,
+    Process,
+    Pruning,
+    RefusalHour,
+    UsageHour,
+    UsageRecord,
+)
 
 __all__ = [
     "AccountHealth",
     "BalanceReading",
     "Bot",
     "BotMapping",
+    "Cancellation",
     "DirectoryChange",
     "DirectoryVersion",
     "Health",

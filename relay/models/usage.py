@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 
@@ -214,6 +216,32 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class CancellationManager(models.Manager["Cancellation"]):
+    def wish(self, record_id: uuid.UUID, *, by: str) -> bool:
+        """Have a request stopped; False if there is no such request any more. It ends within a second or two."""
+        if not UsageRecord.objects.filter(id=record_id, outcome=UsageRecord.Outcome.OPEN).exists():
+            return False
+        self.update_or_create(record_id=record_id, defaults={"at": timezone.now(), "by": by})
+        return True
+
+
+class Cancellation(models.Model):
+    """A request that an administrator wants stopped. The process that relays it looks here once a second."""
+
+    record_id = models.UUIDField(primary_key=True, editable=False)
+    at = models.DateTimeField()
+    by = models.CharField(max_length=150)
+
+    objects: ClassVar[CancellationManager] = CancellationManager()
+
+    class Meta:
+        verbose_name = _("cancellation")
+        verbose_name_plural = _("cancellations")
+
+    def __str__(self) -> str:
+        return f"{self.record_id} ({self.by})"
 
 
 class Pruning(models.Model):

@@ -28,6 +28,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {
             "title": _("Relay"),
             "items": [
+                {"title": _("Live traffic"), "icon": "monitoring", "link": reverse("relay-live")},
                 _list(_("Usage records"), "receipt_long", "relay_usagerecord"),
                 _mappings(request, explain),
                 _list(_("Bots at Poe"), "smart_toy", "relay_bot"),

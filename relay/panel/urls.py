@@ -5,9 +5,10 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import path
 
-from relay.panel import explaining, reconciling
+from relay.panel import explaining, live, reconciling
 
 urlpatterns = [
     path("relay/botmapping/explain/", admin.site.admin_view(explaining.page), name="relay-explain"),
+    path("relay/live/", admin.site.admin_view(live.page), name="relay-live"),
     path("relay/reconciliation/", admin.site.admin_view(reconciling.page), name="relay-reconciliation"),
 ]
