@@ -9,8 +9,9 @@ from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import HttpError
 from ninja.errors import ValidationError as NinjaValidationError
+from ninja.operation import Operation
 
-from relay.api import absent, billing, chat, messages, models, responses
+from relay.api import absent, billing, chat, documents, messages, models, responses
 from relay.api.answers import error_response
 from relay.api.dialects import spoken
 from relay.errors import BadRequest, NotFound, RelayError
@@ -28,6 +29,10 @@ class RelayAPI(NinjaAPI):
         """Ninja makes one for each request, for views that set headers on it: 15 us for nothing."""
         return UNUSED
 
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        """The route's name, which the first of its methods has and the others lack."""
+        return getattr(operation, "url_name", None) or super().get_openapi_operation_id(operation)
+
 
 UNUSED = HttpResponse()
 api = RelayAPI(title="poe-relay", version="1", urls_namespace="relay-api", docs_url=None, openapi_url=None)
@@ -37,6 +42,7 @@ api.add_router("", messages.router)
 api.add_router("", responses.router)
 api.add_router("", billing.router)
 api.add_router("", absent.router)
+api.add_router("", documents.router_of(api))
 
 
 @api.exception_handler(RelayError)

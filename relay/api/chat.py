@@ -8,13 +8,41 @@ from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from relay.api.answers import json_response, parsed, stream_response, told_of, whole
+from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.wire import openai_chat
 
 router = Router()
 
 
-@router.post("/chat/completions", url_name="chat-completions")
+DESCRIPTION = described(
+    "Answer a conversation, as OpenAI's chat completions",
+    body=openai_chat.ChatBody,
+    example={
+        "model": "gpt-4o",
+        "messages": [{"role": "user", "content": "Say good morning."}],
+        "max_tokens": 100,
+        "stream": False,
+    },
+    answer={
+        "id": "chatcmpl-1f0c",
+        "object": "chat.completion",
+        "created": 1764288000,
+        "model": "gpt-4o",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Good morning!"},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14},
+    },
+    streams=True,
+)
+
+
+@router.post("/chat/completions", url_name="chat-completions", openapi_extra=DESCRIPTION)
 async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
     # The token first: who has none learns nothing of what would be accepted.
     who = asking(request, openai_chat.NAME)

@@ -8,13 +8,37 @@ from ninja import Router
 from relay import counting
 from relay.api.answers import json_response, parsed, stream_response, told_of, whole
 from relay.api.dialects import ANTHROPIC
+from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
-from relay.wire import anthropic_messages
+from relay.wire import anthropic_messages, anthropic_request
 
 router = Router()
 
 
-@router.post("/messages", url_name="messages")
+QUESTION = {"model": "claude-sonnet-4.5", "messages": [{"role": "user", "content": "Say good morning."}]}
+ANSWER = {
+    "id": "msg_1f0c",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-sonnet-4.5",
+    "content": [{"type": "text", "text": "Good morning!"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 11, "output_tokens": 3},
+}
+
+
+@router.post(
+    "/messages",
+    url_name="messages",
+    openapi_extra=described(
+        "Answer a conversation, as Anthropic's Messages",
+        body=anthropic_request.MessagesBody,
+        example={**QUESTION, "max_tokens": 100},
+        answer=ANSWER,
+        streams=True,
+    ),
+)
 async def messages(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
     # The token first: who has none learns nothing of what would be accepted.
     who = asking(request, anthropic_messages.NAME)
@@ -39,7 +63,16 @@ async def messages(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
     return told_of(json_response(body), answer, ANTHROPIC)
 
 
-@router.post("/messages/count_tokens", url_name="messages-count-tokens")
+@router.post(
+    "/messages/count_tokens",
+    url_name="messages-count-tokens",
+    openapi_extra=described(
+        "Estimate how many tokens a conversation has",
+        body=anthropic_request.CountBody,
+        example=QUESTION,
+        answer={"input_tokens": 11},
+    ),
+)
 async def count_tokens(request: ApiRequest) -> HttpResponse:
     """Costs nothing and asks nobody: the same estimate that a request of this kind is counted with."""
     who = asking(request, anthropic_messages.NAME)

@@ -7,6 +7,7 @@ from ninja import Router
 
 from relay.api.answers import json_response
 from relay.api.dialects import ANTHROPIC, spoken
+from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.errors import BadRequest
 from relay.wire import anthropic_messages, openai_chat
@@ -14,7 +15,16 @@ from relay.wire import anthropic_messages, openai_chat
 router = Router()
 
 
-@router.get("/models", url_name="models")
+MODEL = {"id": "gpt-4o", "object": "model", "created": 1764288000, "owned_by": "poe"}
+
+
+@router.get(
+    "/models",
+    url_name="models",
+    openapi_extra=described(
+        "List the models that this token may ask for", answer={"object": "list", "data": [MODEL]}
+    ),
+)
 async def models(request: ApiRequest) -> HttpResponse:
     if _is_anthropic(request):
         return await _anthropic_models(request)
@@ -23,7 +33,9 @@ async def models(request: ApiRequest) -> HttpResponse:
     return json_response({"object": "list", "data": data})
 
 
-@router.get("/models/{path:name}", url_name="model")
+@router.get(
+    "/models/{path:name}", url_name="model", openapi_extra=described("Look up one model", answer=MODEL)
+)
 async def model(request: ApiRequest, name: str) -> HttpResponse:
     wire = anthropic_messages if _is_anthropic(request) else openai_chat
     mapping = await request.relay.model(asking(request, wire.NAME), name)

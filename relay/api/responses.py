@@ -9,6 +9,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from relay.api.answers import json_response, parsed, stream_response, told_of, whole
+from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.directory import Caller
 from relay.errors import BadRequest, NotFound
@@ -21,7 +22,36 @@ from relay.wire.responses_items import as_kept, item_id, response_of
 router = Router()
 
 
-@router.post("/responses", url_name="responses")
+RESPONSE = {
+    "id": "resp_1f0c",
+    "object": "response",
+    "created_at": 1764288000,
+    "status": "completed",
+    "model": "gpt-4o",
+    "output": [
+        {
+            "id": "msg_1f0c",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Good morning!", "annotations": []}],
+        }
+    ],
+    "usage": {"input_tokens": 11, "output_tokens": 3, "total_tokens": 14},
+}
+
+
+@router.post(
+    "/responses",
+    url_name="responses",
+    openapi_extra=described(
+        "Answer a conversation, as OpenAI's responses",
+        body=openai_responses.ResponsesBody,
+        example={"model": "gpt-4o", "input": "Say good morning.", "max_output_tokens": 100, "store": False},
+        answer=RESPONSE,
+        streams=True,
+    ),
+)
 async def create(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
     who = asking(request, openai_responses.NAME)
     caller = await request.relay.caller(who)
@@ -71,7 +101,11 @@ def _kept_input(response_id: str, asked: Asked) -> list[dict[str, Any]]:
     ]
 
 
-@router.get("/responses/{response_id}", url_name="response")
+@router.get(
+    "/responses/{response_id}",
+    url_name="response",
+    openapi_extra=described("Look up a response that was kept", answer=RESPONSE),
+)
 async def retrieve(request: ApiRequest, response_id: str, stream: bool = False) -> HttpResponse:
     kept = await _kept(request, response_id)
     if stream:
@@ -79,14 +113,25 @@ async def retrieve(request: ApiRequest, response_id: str, stream: bool = False) 
     return json_response(kept.response)
 
 
-@router.delete("/responses/{response_id}")
+@router.delete(
+    "/responses/{response_id}",
+    openapi_extra=described(
+        "Forget a response", answer={"id": "resp_1f0c", "object": "response", "deleted": True}
+    ),
+)
 async def delete(request: ApiRequest, response_id: str) -> HttpResponse:
     caller = await request.relay.caller(asking(request, openai_responses.NAME))
     await request.relay.responses.remove(caller.token_id, response_id)
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
-@router.get("/responses/{response_id}/input_items", url_name="response-input-items")
+@router.get(
+    "/responses/{response_id}/input_items",
+    url_name="response-input-items",
+    openapi_extra=described(
+        "List what a kept response was asked with", answer={"object": "list", "data": [], "has_more": False}
+    ),
+)
 async def input_items(
     request: ApiRequest,
     response_id: str,
@@ -115,7 +160,11 @@ async def input_items(
     )
 
 
-@router.post("/responses/{response_id}/cancel", url_name="response-cancel")
+@router.post(
+    "/responses/{response_id}/cancel",
+    url_name="response-cancel",
+    openapi_extra=described("Refused: no response is made in the background", refuses=True),
+)
 async def cancel(request: ApiRequest, response_id: str) -> HttpResponse:
     await _kept(request, response_id)
     raise BadRequest(
@@ -124,7 +173,7 @@ async def cancel(request: ApiRequest, response_id: str) -> HttpResponse:
     )
 
 
-@router.post("/responses/{response_id}")
+@router.post("/responses/{response_id}", include_in_schema=False)
 async def compact(request: ApiRequest, response_id: str) -> HttpResponse:
     """OpenAI has /responses/compact and /responses/input_tokens there."""
     await request.relay.caller(asking(request, openai_responses.NAME))
