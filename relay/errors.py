@@ -47,6 +47,8 @@ class RelayError(Exception):
 
     status: ClassVar[int] = 500
     code: str = "internal_error"
+    # Whether the same request may be answered if it is sent again: what clients are told, who would try by themselves.
+    passes: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -62,6 +64,9 @@ class RelayError(Exception):
         self.retry_after = retry_after
         if code is not None:
             self.code = code
+
+    def may_pass(self) -> bool:
+        return self.passes
 
 
 class BadRequest(RelayError):
@@ -81,6 +86,7 @@ class UnsupportedMedia(BadRequest):
 class TooSlow(BadRequest):
     status = 408
     code = "request_timeout"
+    passes = True
 
 
 class AddressTooLong(BadRequest):
@@ -133,12 +139,14 @@ class RateLimited(RelayError):
 
     status = 429
     code = "rate_limit_exceeded"
+    passes = True
     limit: str = ""
     rate_limits: RateLimits | None = None
 
 
 class BudgetExceeded(RateLimited):
     code = "insufficient_quota"
+    passes = False
 
 
 class AllKeysBusy(RateLimited):
@@ -149,10 +157,15 @@ class AllKeysBusy(RateLimited):
 class Unavailable(RelayError):
     status = 503
     code = "service_unavailable"
+    passes = True
 
 
 class NoKeyAvailable(Unavailable):
     code = "no_poe_key"
+
+    def may_pass(self) -> bool:
+        """Only where one is tried again by then."""
+        return self.retry_after is not None
 
 
 class GivenUp(Unavailable):
@@ -164,15 +177,18 @@ class UpstreamError(RelayError):
 
     status = 502
     code = "upstream_error"
+    passes = True
     is_hearsay = False
 
 
 class UpstreamUnauthorized(UpstreamError):
     code = "upstream_unauthorized"
+    passes = False
 
 
 class UpstreamOutOfPoints(UpstreamError):
     code = "upstream_out_of_points"
+    passes = False
 
 
 class UpstreamRateLimited(UpstreamError):
@@ -182,12 +198,15 @@ class UpstreamRateLimited(UpstreamError):
 
 class UpstreamUnknownBot(UpstreamError):
     code = "upstream_unknown_bot"
+    passes = False
 
 
 class UnfitAnswer(UpstreamError):
     """`said` is the bot's answer, and `again` what it is told to do better. Not for any log."""
 
     code = "unfit_answer"
+    # It has been asked for twice.
+    passes = False
     is_hearsay = True
 
     def __init__(

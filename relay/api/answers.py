@@ -14,7 +14,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
 from relay.api.dialects import OPENAI, Dialect
-from relay.errors import BudgetExceeded, RateLimited, RelayError, UnfitAnswer
+from relay.errors import RateLimited, RelayError
 from relay.events import Event, Usage
 from relay.limits import RateLimits
 from relay.pipeline import Answer
@@ -51,13 +51,13 @@ def error_response(exc: RelayError, dialect: Dialect, request_id: str) -> HttpRe
     response = ErrorResponse(exc, msgspec.json.encode(dialect.error(exc, request_id)))
     if exc.retry_after is not None:
         response["Retry-After"] = str(max(1, math.ceil(exc.retry_after)))
+        response["retry-after-ms"] = str(max(1, math.ceil(exc.retry_after * 1000)))
     if exc.status == 401:
         response["WWW-Authenticate"] = "Bearer"
     if isinstance(exc, RateLimited):
         add_rate_limits(response, exc.rate_limits, dialect)
-    if isinstance(exc, BudgetExceeded | UnfitAnswer):
-        # OpenAI's and Anthropic's clients would try again at once; an unfit answer has been asked for twice.
-        response["x-should-retry"] = "false"
+    # Without it OpenAI's and Anthropic's clients go by the status alone, and ask again where nothing is left.
+    response["x-should-retry"] = "true" if exc.may_pass() else "false"
     return response
 
 
