@@ -124,6 +124,8 @@ class Mapping:
     created: int
     # What the bot takes by name, as Poe's catalogue has it; empty: nobody knows.
     declared: tuple[Parameter, ...] = ()
+    # It has no tool calls of its own: it is told to write them, and they are read from its text.
+    writes_calls: bool = False
 
     @property
     def key(self) -> str:
@@ -521,6 +523,7 @@ def _load_mappings(ids: set[int] | None) -> Iterable[tuple[int, Mapping]]:
                 fallback_models=tuple(row.fallback_models),
                 replace_policy=cast(Policy, row.replace_policy),
                 simulate_roles=row.simulate_roles,
+                writes_calls=row.writes_calls,
                 default_output_tokens=row.default_output_tokens,
                 rates=RateCard.of_points(
                     row.points_per_request,

@@ -89,7 +89,7 @@ class Failover:
         self._mapping, self._tiers, self._fallback = mapping, tiers, fallback
         self._prompt = prompting.for_bot(self._chat, mapping)
         self._answer.ignored = self._prompt.ignored
-        self._answer.shape = shaping.shape_of(self._chat)
+        self._answer.shape = shaping.shape_of(self._chat, writes_calls=mapping.writes_calls)
         self._left = {key.id: key for tier in tiers for key in tier.keys}
         self._tries = self._relay.config.pool.tries
         self._failures: list[Failure] = []

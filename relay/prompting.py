@@ -13,7 +13,7 @@ ROLE_NAMES = {"system": "System", "user": "User", "assistant": "Assistant", "too
 
 
 def for_bot(chat: ChatRequest, mapping: Mapping) -> ChatRequest:
-    chat = shaping.asked(chat, mapping.declared)
+    chat = shaping.asked(chat, mapping.declared, writes_calls=mapping.writes_calls)
     messages = tuple(_without_reasoning(message) for message in chat.messages)
     if mapping.simulate_roles == "on" or (mapping.simulate_roles == "auto" and len(messages) > 1):
         messages = (_as_one(messages),)

@@ -12,6 +12,7 @@ from tests import postgres
 ONCE = (
     "upstreams",
     "wire",
+    "shaping",
     "demo",
     "deploy",
     "pool/test_simulator.py",

@@ -40,7 +40,7 @@ FIELDSETS: tuple[tuple[Any, dict[str, Any]], ...] = (
             ),
         },
     ),
-    (_("Translation"), {"fields": ("replace_policy", "simulate_roles")}),
+    (_("Translation"), {"fields": ("replace_policy", "simulate_roles", "writes_calls")}),
 )
 
 

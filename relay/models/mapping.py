@@ -86,6 +86,15 @@ class BotMapping(models.Model):
         default=SimulateRoles.OFF,
         help_text=_("Send the conversation as one message with the roles written out."),
     )
+    writes_calls = models.BooleanField(
+        _("write tool calls"),
+        default=False,
+        db_default=False,
+        help_text=_(
+            "For a bot that calls no tools by itself: it is told to write its calls as text, and they are read from there. "
+            "Poe's list of bots says which have tools."
+        ),
+    )
     default_output_tokens = models.PositiveIntegerField(
         _("default output tokens"),
         null=True,

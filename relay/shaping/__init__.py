@@ -14,10 +14,11 @@ from typing import Protocol
 from relay.errors import BadRequest
 from relay.events import ChatRequest, Event, Finish, Message, TextPart
 from relay.parameters import Parameter
-from relay.shaping import calls, json_answers
+from relay.shaping import calls, json_answers, written_calls
 from relay.shaping.calls import FirstCall, RequiredCall
 from relay.shaping.json_answers import JsonOnly
 from relay.shaping.stops import Stops
+from relay.shaping.written_calls import WrittenCalls
 
 __all__ = ["Shape", "asked", "check", "must_fit", "shape_of"]
 
@@ -64,9 +65,12 @@ def must_fit(chat: ChatRequest) -> bool:
     return chat.response_format is not None or chat.tool_choice.mode in ("required", "named")
 
 
-def shape_of(chat: ChatRequest) -> Shape | None:
-    """None, as almost always, where every answer fits."""
+def shape_of(chat: ChatRequest, *, writes_calls: bool = False) -> Shape | None:
+    """None, as almost always, where every answer fits. `writes_calls`: the bot has no tool calls of its own."""
     stages: list[Stage] = []
+    tools = calls.callable_tools(chat) if writes_calls else ()
+    if tools:
+        stages.append(WrittenCalls(tools))
     if chat.tools and not chat.parallel_tool_calls:
         stages.append(FirstCall())
     if chat.stop:
@@ -87,10 +91,15 @@ async def check(chat: ChatRequest) -> None:
         await asyncio.to_thread(json_answers.check, chat.response_format.schema)
 
 
-def asked(chat: ChatRequest, declared: Iterable[Parameter]) -> ChatRequest:
+def asked(chat: ChatRequest, declared: Iterable[Parameter], *, writes_calls: bool = False) -> ChatRequest:
     """As the bot is to be asked: with words for what it has no field for, below the client's own instructions."""
     chat = replace(chat, tools=calls.callable_tools(chat))
     words = calls.words(chat)
+    if writes_calls:
+        chat = replace(chat, messages=tuple(map(written_calls.written_out, chat.messages)))
+        if chat.tools:
+            words.insert(0, written_calls.words(chat.tools))
+        chat = replace(chat, tools=())
     if chat.response_format is not None and chat.tool_choice.mode not in ("required", "named"):
         native = json_answers.parameter(chat.response_format, declared)
         if native is None:

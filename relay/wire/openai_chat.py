@@ -321,7 +321,8 @@ def _messages(bodies: list[MessageBody]) -> tuple[Message, ...]:
         where = f"messages[{i}]"
         parts: list[Part] = list(_content(body, where))
         if body.role in ("tool", "function"):
-            parts = [_tool_result(body, parts, names, where)]
+            files = [part for part in parts if isinstance(part, FilePart)]
+            parts = [_tool_result(body, parts, names, where), *files]
         for call in body.tool_calls or ():
             names[call.id] = call.function.name
             parts.append(ToolCallPart(call.id, call.function.name, call.function.arguments))

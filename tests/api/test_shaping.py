@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 from proxy_site.config import Config
-from relay.models import UsageRecord
+from relay.models import BotMapping, UsageRecord
 from tests import cast as people
 from tests.api.test_chat import settled
 from tests.cast import Cast
@@ -219,6 +219,42 @@ async def test_a_call_of_no_tool_is_refused(api: Api, cast: Cast, demo: DemoPoe)
         )
 
     assert caught.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_bot_without_tools_may_write_its_calls(
+    api: Api, cast: Cast, demo: DemoPoe, stream: bool
+) -> None:
+    await script(
+        demo,
+        "writer",
+        *said("Let me see.\n<tool_", 'call>{"name": "f", "argum', 'ents": {}}</tool_call>\nDone'),
+    )
+
+    before = (await api.chat(cast.bob.plain, "writer", tools=TOOLS, stream=stream)).text
+    await in_database(BotMapping.objects.filter(model="writer").update, writes_calls=True)
+    after = (await api.chat(cast.bob.plain, "writer", tools=TOOLS, stream=stream)).text
+
+    assert "tool_calls" not in before and "Done" in before
+    assert '"finish_reason":"tool_calls"' in after and '"name":"f"' in after
+    assert "Let me see." in after and "Done" not in after and "<tool" not in after
+
+
+async def test_what_a_written_call_brought_is_told_to_the_bot(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    await in_database(people.mapping, "writer", "Demo-Echo", writes_calls=True)
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+
+    response = await api.openai(cast.bob.plain).chat.completions.create(
+        model="writer",
+        messages=[
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},  # type: ignore[list-item]
+            {"role": "tool", "tool_call_id": "c1", "content": "42"},
+        ],
+    )
+
+    content = response.choices[0].message.content or ""
+    assert content.strip() == '<tool_result name="f" id="c1">\n42\n</tool_result>'
 
 
 # Poe's own limits and words.

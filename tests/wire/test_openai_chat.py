@@ -41,6 +41,7 @@ from relay.wire import openai_chat
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 OTHER_TOOL = {"type": "function", "function": {"name": "g"}}
+ABC = base64.b64encode(b"ABC").decode()
 SPENT = Usage(prompt_tokens=7, completion_tokens=5, reasoning_tokens=2)
 fuzzing = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -219,6 +220,17 @@ def test_what_it_does_not_know_is_the_bots_and_what_nobody_can_honour_is_named(
             Message("tool", (ToolResultPart("c1", "tool", ""),)),
         ),
         (
+            {
+                "role": "tool",
+                "tool_call_id": "c1",
+                "content": [{"type": "text", "text": "See"}, image(f"data:image/png;base64,{ABC}")],
+            },
+            Message(
+                "tool",
+                (ToolResultPart("c1", "tool", "See"), FilePart("image.png", "image/png", data=b"ABC")),
+            ),
+        ),
+        (
             {"role": "function", "name": "f", "content": "42"},
             Message("tool", (ToolResultPart("f", "f", "42"),), "f"),
         ),
@@ -245,8 +257,6 @@ def test_a_tool_result_is_named_after_the_call_that_it_answers() -> None:
 
 
 # Files.
-
-ABC = base64.b64encode(b"ABC").decode()
 
 
 @pytest.mark.parametrize(
