@@ -108,6 +108,7 @@ LABELS = (
     gettext_noop("Fallback models"),
     gettext_noop("Replaced text"),
     gettext_noop("Simulate roles"),
+    gettext_noop("Write tool calls"),
     # Translators: the last string of proxy_site/translations.py
     gettext_noop("Email address"),
 )
