@@ -62,8 +62,8 @@ function take(told) {
 function draw() {
   let open = 0;
   let shown = 0;
-  const newestFirst = [...rows.values()].sort((a, b) => a.started_at - b.started_at);
-  for (const row of newestFirst) {
+  // Each new line is put above the others.
+  for (const row of [...rows.values()].sort((a, b) => a.started_at - b.started_at)) {
     open += row.outcome === "open";
     const line = lines.get(row.id) ?? made(row);
     fill(line, row);
@@ -80,8 +80,8 @@ function isWanted(row) {
   return (!state.value || row.outcome === state.value) && said.includes(text);
 }
 
-const CELLS = ["began", "team", "user", "model", "key", "state", "seconds", "in", "out", "points", "stop"];
-const NUMBERS = new Set(["seconds", "in", "out", "points"]);
+const CELLS = ["began", "user", "model", "state", "seconds", "tokens", "points", "key"];
+const NUMBERS = new Set(["seconds", "tokens", "points"]);
 
 function made(row) {
   const line = document.createElement("tr");
@@ -90,12 +90,13 @@ function made(row) {
     const cell = line.insertCell();
     cell.dataset.is = name;
     if (NUMBERS.has(name)) cell.className = "live-number";
+    cell.append(document.createElement("span"));
   }
   const button = document.createElement("button");
   button.type = "button";
-  button.className = "border border-base-200 cursor-pointer px-2 py-1 rounded-default dark:border-base-700";
+  button.className = "live-stop border border-base-200 cursor-pointer px-2 py-1 rounded-default dark:border-base-700";
   button.addEventListener("click", () => socket.send(JSON.stringify({ stop: row.id })));
-  line.lastElementChild.append(button);
+  line.cells[CELLS.indexOf("state")].append(button);
   body.prepend(line);
   lines.set(row.id, line);
   return line;
@@ -106,23 +107,20 @@ function fill(line, row) {
   const seconds = isOpen ? Date.now() / 1000 - clockSkew - row.started_at : (row.total_ms ?? 0) / 1000;
   const texts = {
     began: time.format(new Date(row.started_at * 1000)),
-    team: row.team_name,
-    user: row.user_name,
-    model: row.model === row.bot ? row.model : `${row.model} → ${row.bot}`,
+    user: `${row.user_name} (${row.team_name})`,
+    model: row.model.toLowerCase() === row.bot.toLowerCase() ? row.bot : `${row.model} → ${row.bot}`,
     key: row.key_name,
     state: words[row.outcome] + (row.error_code ? ` (${row.error_code})` : ""),
     seconds: Math.max(0, seconds).toFixed(1),
-    in: number.format(row.prompt_tokens),
-    out: number.format(row.completion_tokens),
+    tokens: `${number.format(row.prompt_tokens)} + ${number.format(row.completion_tokens)}`,
     points: number.format(row.points),
   };
   for (const cell of line.cells) {
-    if (cell.dataset.is in texts && cell.textContent !== texts[cell.dataset.is]) {
-      cell.textContent = texts[cell.dataset.is];
-    }
+    const said = cell.firstElementChild;
+    if (said.textContent !== texts[cell.dataset.is]) said.textContent = texts[cell.dataset.is];
   }
   line.classList.toggle("live-ended", !isOpen);
-  const button = line.lastElementChild.firstElementChild;
+  const button = line.querySelector("button");
   button.hidden = !isOpen;
   button.disabled = stopping.has(row.id);
   button.textContent = stopping.has(row.id) ? words.stopping : words.stop;
