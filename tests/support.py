@@ -1,0 +1,247 @@
+"""docs/support.md: what becomes of each parameter, found by asking each wire format's own `parse`.
+
+`python -m tests.support` writes the page; tests/wire/test_support.py holds it. The parameters are those of the official SDKs:
+a release of theirs that has a new one fails the test until a value to try it with stands here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from anthropic.types.beta import message_create_params as beta_messages
+from anthropic.types.message_create_params import MessageCreateParamsBase
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
+
+from relay.errors import BadRequest
+from relay.events import ChatRequest
+from relay.wire import anthropic_request, openai_chat, openai_responses
+
+PAGE = Path(__file__).parent.parent / "docs" / "support.md"
+
+FORWARDED, EMULATED, ANSWERED = "forwarded", "held by the relay", "answered by the relay"
+RARE, IGNORED, SILENT, REFUSED = "if the bot declares it", "ignored, and told so", "accepted", "refused"
+MEANINGS = {
+    FORWARDED: "the bot is sent it",
+    EMULATED: "the relay sees to it, whether the bot can or not",
+    ANSWERED: "it is about how the relay answers, and honoured",
+    RARE: "sent to a bot that declares it in Poe's catalogue (or of which nothing is known); else named in `x-poe-relay-ignored`",
+    IGNORED: "without effect, and named in `x-poe-relay-ignored`",
+    SILENT: "without effect: nothing is lacking in the answer",
+    REFUSED: "400 that says why, before anything is asked or counted",
+}
+# What of a ChatRequest the relay itself holds an answer to, and what says how it is to answer.
+HELD = {"max_tokens", "stop", "tool_choice", "parallel_tool_calls", "response_format"}
+# Without these it means nothing.
+BESIDE = {"tool_choice": ("tools",), "stream_options": ("stream",)}
+OF_THE_ANSWER = {"stream", "include_usage", "model"}
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    route: str
+    parse: Callable[[bytes], Any]
+    # The least that can be asked, and what each parameter is tried with.
+    least: Mapping[str, Any]
+    tried: Mapping[str, Any]
+    # What the official SDK knows.
+    known: frozenset[str]
+
+
+CHAT = Wire(
+    "POST /v1/chat/completions",
+    openai_chat.parse,
+    {"model": "m", "messages": [{"role": "user", "content": "Hi"}]},
+    {
+        "audio": {"voice": "alloy", "format": "mp3"},
+        "frequency_penalty": 0.5,
+        "function_call": "auto",
+        "functions": [{"name": "f", "parameters": SCHEMA}],
+        "logit_bias": {"50256": -100},
+        "logprobs": True,
+        "max_completion_tokens": 10,
+        "max_tokens": 10,
+        "messages": [{"role": "user", "content": "Ho"}],
+        "metadata": {"a": "b"},
+        "modalities": ["text"],
+        "model": "n",
+        "moderation": {"model": "m"},
+        "n": 2,
+        "parallel_tool_calls": False,
+        "prediction": {"type": "content", "content": "x"},
+        "presence_penalty": 0.5,
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {"ttl": "1h"},
+        "prompt_cache_retention": "24h",
+        "reasoning_effort": "low",
+        "response_format": {"type": "json_object"},
+        "safety_identifier": "x",
+        "seed": 1,
+        "service_tier": "flex",
+        "stop": ["END"],
+        "store": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "temperature": 0.5,
+        "tool_choice": "required",
+        "tools": [TOOL],
+        "top_logprobs": 2,
+        "top_p": 0.5,
+        "user": "u",
+        "verbosity": "low",
+        "web_search_options": {},
+    },
+    frozenset({*CompletionCreateParamsBase.__annotations__, "stream"}),
+)
+RESPONSES = Wire(
+    "POST /v1/responses",
+    openai_responses.parse,
+    {"model": "m", "input": "Hi"},
+    {
+        "access_programs": ["x"],
+        "background": True,
+        "background_options": {"a": 1},
+        "context_management": [{"type": "compaction"}],
+        "conversation": "conv_1",
+        "image": {"a": 1},
+        "include": ["reasoning.encrypted_content"],
+        "input": "Ho",
+        "instructions": "Be brief",
+        "max_output_tokens": 10,
+        "max_tool_calls": 3,
+        "metadata": {"a": "b"},
+        "model": "n",
+        "moderation": {"model": "m"},
+        "parallel_tool_calls": False,
+        "previous_response_id": "resp_1",
+        "prompt": {"id": "p"},
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {"ttl": "1h"},
+        "prompt_cache_retention": "24h",
+        "reasoning": {"effort": "low"},
+        "safety_identifier": "x",
+        "service_tier": "flex",
+        "store": False,
+        "stream": True,
+        "stream_options": {"include_obfuscation": False},
+        "temperature": 0.5,
+        "text": {"format": {"type": "json_object"}},
+        "tool_choice": "required",
+        "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}],
+        "top_logprobs": 2,
+        "top_p": 0.5,
+        "truncation": "auto",
+        "user": "u",
+    },
+    frozenset({*ResponseCreateParamsBase.__annotations__, "stream"}),
+)
+MESSAGES = Wire(
+    "POST /v1/messages",
+    anthropic_request.parse,
+    {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]},
+    {
+        "billing_policy": "x",
+        "cache_control": {"type": "ephemeral"},
+        "compaction": {"type": "x"},
+        "container": "c",
+        "context_management": {"edits": []},
+        "diagnostics": {"a": 1},
+        "fallback_credit_token": "x",
+        "fallbacks": ["x"],
+        "inference_geo": "us",
+        "max_tokens": 10,
+        "mcp_servers": [{"type": "url", "url": "https://mcp.example", "name": "x"}],
+        "messages": [{"role": "user", "content": "Ho"}],
+        "metadata": {"user_id": "u"},
+        "model": "n",
+        "output_config": {"effort": "low"},
+        "service_tier": "auto",
+        "speed": "fast",
+        "stop_sequences": ["END"],
+        "stream": True,
+        "system": "Be brief",
+        "temperature": 0.5,
+        "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "thread": {"id": "x"},
+        "tool_choice": {"type": "any"},
+        "tools": [{"name": "f", "input_schema": SCHEMA}],
+        "top_k": 5,
+        "top_p": 0.5,
+        "user_profile_id": "x",
+        "workspace_id": "x",
+    },
+    frozenset(
+        {
+            *MessageCreateParamsBase.__annotations__,
+            *beta_messages.MessageCreateParamsBase.__annotations__,
+            "stream",
+        }
+        - {"betas"}  # a header
+    ),
+)
+WIRES = (CHAT, RESPONSES, MESSAGES)
+
+
+def verdict(wire: Wire, name: str) -> str:
+    """What becomes of the value that this parameter is tried with."""
+    least = {**wire.least, **{other: wire.tried[other] for other in BESIDE.get(name, ())}}
+    before = wire.parse(msgspec.json.encode(least))
+    try:
+        after = wire.parse(msgspec.json.encode({**least, name: wire.tried[name]}))
+    except BadRequest:
+        return REFUSED
+    chat = _chat(after)
+    if name in chat.rare:
+        return RARE
+    if name in chat.ignored:
+        return IGNORED
+    changed = _changed(_chat(before), chat)
+    if changed & {"messages", "tools", "temperature", "logit_bias"}:
+        return FORWARDED
+    if "parameters" in changed:
+        return RARE
+    if changed & HELD:
+        return EMULATED
+    return ANSWERED if changed & OF_THE_ANSWER or before != after else SILENT
+
+
+def _chat(parsed: Any) -> ChatRequest:
+    chat = parsed if isinstance(parsed, ChatRequest) else parsed.chat
+    assert isinstance(chat, ChatRequest)
+    return chat
+
+
+def _changed(before: ChatRequest, after: ChatRequest) -> set[str]:
+    assert is_dataclass(before)
+    return {each.name for each in fields(before) if getattr(before, each.name) != getattr(after, each.name)}
+
+
+def page() -> str:
+    lines = [
+        "# What becomes of each parameter",
+        "",
+        "Written by `python -m tests.support`: each parameter of the official SDKs was given to the relay. Do not edit.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {meaning} |" for name, meaning in MEANINGS.items()),
+        "",
+        "Whatever else a body holds is taken for a parameter of the bot's own, and treated as *if the bot declares it*.",
+    ]
+    for wire in WIRES:
+        lines += ["", f"## {wire.route}", "", "| parameter | |", "|---|---|"]
+        lines += [f"| `{name}` | {verdict(wire, name)} |" for name in sorted(wire.tried)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"{PAGE} is written", file=sys.stderr)
