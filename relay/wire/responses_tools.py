@@ -66,7 +66,8 @@ def _function_name(tool: dict[str, Any], where: str) -> str:
     kind = tool["type"]
     if kind == "custom":
         raise BadRequest(
-            f"`{where}` is a custom tool, which takes free text. Poe's bots have none: declare it as a function.",
+            f"`{where}` ({str(tool.get('name'))[:50]}) is a custom tool, which takes free text. Poe's bots have none: "
+            "declare it as a function. Codex sends one for models that it knows by name: give the bot another name.",
             code="unsupported_value",
             param=f"{where}.type",
         )
