@@ -29,6 +29,10 @@ NEWER: dict[Schema, Callable[[dict[str, Any]], None]] = {
     (RESPONSES, "JsonSchemaResponseFormat"): lambda schema: schema["properties"].update(
         schema={"type": "object"}
     ),
+    # Null in every chunk but the last, as in OpenAI's own example of a stream.
+    (OPENAI, "CreateCompletionResponse"): lambda schema: schema["properties"]["choices"]["items"][
+        "properties"
+    ].update(finish_reason={"enum": ["stop", "length", "content_filter", None]}),
 }
 
 

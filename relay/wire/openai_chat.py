@@ -173,8 +173,8 @@ def parse(raw: bytes) -> ChatRequest:
         stream=bool(chat.stream),
         include_usage=bool(chat.stream_options and chat.stream_options.include_usage),
         max_tokens=_max_tokens(chat),
-        temperature=_temperature(chat.temperature),
-        stop=_stop(chat.stop),
+        temperature=temperature_of(chat.temperature),
+        stop=stops_of(chat.stop),
         logit_bias=chat.logit_bias or {},
         tools=_tools(body.get("tools") or [], chat.tool_choice),
         tool_choice=_tool_choice(chat.tool_choice),
@@ -277,13 +277,13 @@ def _max_tokens(chat: ChatBody) -> int | None:
     return value
 
 
-def _temperature(value: float | None) -> float | None:
+def temperature_of(value: float | None) -> float | None:
     if value is not None and not 0 <= value <= 2:
         raise BadRequest("`temperature` must be between 0 and 2.", param="temperature")
     return value
 
 
-def _stop(value: str | list[str] | None) -> tuple[str, ...]:
+def stops_of(value: str | list[str] | None) -> tuple[str, ...]:
     if value is None:
         return ()
     stops = (value,) if isinstance(value, str) else tuple(value)
