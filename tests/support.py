@@ -16,11 +16,12 @@ import msgspec
 from anthropic.types.beta import message_create_params as beta_messages
 from anthropic.types.message_create_params import MessageCreateParamsBase
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
+from openai.types.completion_create_params import CompletionCreateParamsBase as LegacyParamsBase
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from relay.errors import BadRequest
 from relay.events import ChatRequest
-from relay.wire import anthropic_request, openai_chat, openai_responses
+from relay.wire import anthropic_request, openai_chat, openai_completions, openai_responses
 
 PAGE = Path(__file__).parent.parent / "docs" / "support.md"
 
@@ -187,7 +188,33 @@ MESSAGES = Wire(
         - {"betas"}  # a header
     ),
 )
-WIRES = (CHAT, RESPONSES, MESSAGES)
+COMPLETIONS = Wire(
+    "POST /v1/completions",
+    openai_completions.parse,
+    {"model": "m", "prompt": "Hi"},
+    {
+        "best_of": 2,
+        "echo": True,
+        "frequency_penalty": 0.5,
+        "logit_bias": {"50256": -100},
+        "logprobs": 2,
+        "max_tokens": 10,
+        "model": "n",
+        "n": 2,
+        "presence_penalty": 0.5,
+        "prompt": "Ho",
+        "seed": 1,
+        "stop": ["END"],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "suffix": "x",
+        "temperature": 0.5,
+        "top_p": 0.5,
+        "user": "u",
+    },
+    frozenset({*LegacyParamsBase.__annotations__, "stream"}),
+)
+WIRES = (CHAT, RESPONSES, MESSAGES, COMPLETIONS)
 
 
 def verdict(wire: Wire, name: str) -> str:

@@ -30,9 +30,7 @@ async def moderations(request: ApiRequest) -> HttpResponse:
 @router.post("/realtime/sessions", url_name="realtime-sessions", openapi_extra=REFUSED)
 @router.post("/realtime/client_secrets", url_name="realtime-client-secrets", openapi_extra=REFUSED)
 async def realtime(request: ApiRequest) -> HttpResponse:
-    raise await _absent(
-        request, "Poe has nothing in real time: use /v1/chat/completions with stream, or /v1/audio."
-    )
+    raise await _absent(request, "Poe has nothing in real time: use /v1/chat/completions with stream.")
 
 
 async def _absent(request: ApiRequest, message: str) -> BadRequest:
