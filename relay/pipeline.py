@@ -323,6 +323,48 @@ class Answer:
     `close` settles it, once.
     """
 
+    # Python keeps up to 30 attributes of an object in 300 bytes, and a few more in 1,600.
+    __slots__ = (
+        "_ask_again",
+        "_began",
+        "_bot",
+        "_cancelling",
+        "_directory",
+        "_finish",
+        "_first",
+        "_first_byte_ms",
+        "_go_on",
+        "_has_ended",
+        "_heard_at",
+        "_heartbeat",
+        "_is_at_its_end",
+        "_is_bounded",
+        "_is_stopped",
+        "_ledger",
+        "_max_tokens",
+        "_meter",
+        "_noted",
+        "_rates",
+        "_reserved",
+        "_second",
+        "_settled",
+        "_slots_are_scarce",
+        "_stream",
+        "_task",
+        "_transcript",
+        "_trial",
+        "_unfit",
+        "_visit",
+        "admission",
+        "fallback_model",
+        "ignored",
+        "is_probe",
+        "key_id",
+        "rate_limits",
+        "shape",
+        "usage",
+    )
+
     def __init__(
         self,
         relay: Relay,
