@@ -9,14 +9,20 @@ from zoneinfo import available_timezones
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts import tokens
+from accounts.self_service import SelfService
 from proxy_site.keys import derived
+
+__all__ = ["AccessToken", "Limits", "SelfService", "Team", "TokenActivity", "User"]
+# A person with more tokens that still work has lost count of them.
+MOST_OWN_TOKENS = 50
 
 
 def token_digest(token: str) -> str:
@@ -63,6 +69,25 @@ class Limits(models.Model):
 
     class Meta:
         abstract = True
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in Limits._meta.get_fields()]
+
+    @property
+    def has_limits(self) -> bool:
+        return any(getattr(self, name) is not None for name in self.names())
+
+    def check_within(self, *wider: Limits) -> None:
+        """Raises ValidationError for each limit that is beyond one of these, which would hold all the same."""
+        errors = {}
+        for name in self.names():
+            bounds = [bound for each in wider if (bound := getattr(each, name)) is not None]
+            own = getattr(self, name)
+            if own is not None and bounds and own > min(bounds):
+                errors[name] = _("At most %(limit)s.") % {"limit": f"{min(bounds):,}"}
+        if errors:
+            raise ValidationError(errors)
 
 
 class TeamManager(models.Manager["Team"]):
@@ -137,8 +162,34 @@ class User(AbstractUser, Limits):
     def __str__(self) -> str:
         return self.username
 
+    @property
+    def is_manager(self) -> bool:
+        return self.role == self.Role.MANAGER or self.is_superuser
+
+    @property
+    def may_issue_tokens(self) -> bool:
+        """Not if a token that others gave holds them by conditions of its own, or was taken away."""
+        if self.is_manager:
+            return True
+        return not any(token.binds_its_owner for token in self.access_tokens.select_related("self_service"))
+
 
 class AccessTokenManager(models.Manager["AccessToken"]):
+    def shown_to(self, owner: User) -> QuerySet[AccessToken]:
+        """The owner's own."""
+        return self.filter(owner=owner).select_related("activity", "self_service", "owner__team")
+
+    def issue_to_self(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
+        """What a person may do without asking anybody: see User.may_issue_tokens."""
+        usable = self.shown_to(owner).filter(enabled=True)
+        if not owner.may_issue_tokens or usable.count() >= MOST_OWN_TOKENS:
+            raise PermissionDenied
+        AccessToken(owner=owner, **fields).check_within(owner, owner.team)
+        with transaction.atomic():
+            token, plain = self.issue(owner, name, **fields)
+            SelfService.objects.create(token=token, made=SelfService.Made.PORTAL)
+        return token, plain
+
     def issue(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
         """Make a token for this person. The second value is the token itself: show it once, store it nowhere."""
         plain = tokens.make()
@@ -205,12 +256,44 @@ class AccessToken(Limits):
     def team(self) -> Team:
         return self.owner.team
 
+    @property
+    def is_usable(self) -> bool:
+        return self.enabled and not self.is_expired()
+
+    @property
+    def binds_its_owner(self) -> bool:
+        """Whether somebody meant by it that its owner may do no more than this."""
+        own: SelfService | None = getattr(self, "self_service", None)
+        if not self.enabled and (own is None or own.revoked_at is None):
+            return True
+        if own is not None and own.made:
+            return False
+        ends = self.expires_at is not None and self.replaced_by_id is None
+        return self.has_limits or bool(self.allowed_models or self.allowed_networks) or ends
+
+    def revoke(self, by: User) -> None:
+        """By its owner. It is refused from the next request on."""
+        if by.pk != self.owner_id:
+            raise PermissionDenied
+        if not self.enabled:
+            return
+        with transaction.atomic():
+            self.enabled = False
+            self.disabled_reason = "revoked by its owner"
+            self.save(update_fields=["enabled", "disabled_reason"])
+            SelfService.objects.update_or_create(token=self, defaults={"revoked_at": timezone.now()})
+
+    def rotate_by(self, by: User, overlap: timedelta) -> tuple[AccessToken, str]:
+        if by.pk != self.owner_id or not self.is_usable:
+            raise PermissionDenied
+        return self.rotate(overlap)
+
     def is_expired(self, now: datetime | None = None) -> bool:
         return self.expires_at is not None and self.expires_at <= (now or timezone.now())
 
     def rotate(self, overlap: timedelta) -> tuple[AccessToken, str]:
         """Issue a successor with the same rights and the same end. This one goes on for `overlap`, then expires."""
-        copied = [field.name for field in Limits._meta.get_fields()]
+        copied = self.names()
         copied += ["allowed_models", "allowed_networks", "enabled", "disabled_reason"]
         with transaction.atomic():
             old = AccessToken.objects.select_for_update().get(pk=self.pk)
@@ -226,6 +309,8 @@ class AccessToken(Limits):
             old.expires_at = min(old.expires_at, end) if old.expires_at else end
             old.replaced_by = successor
             old.save(update_fields=["expires_at", "replaced_by"])
+            for own in SelfService.objects.filter(token=old):
+                SelfService.objects.create(token=successor, made=own.made)
         self.refresh_from_db()
         return successor, plain
 

@@ -21,7 +21,7 @@ from accounts.models import AccessToken
 def home(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated and request.method != "POST":
         own = AccessToken.objects.filter(owner=request.user).select_related("activity")
-        context = {"access_tokens": own, "api_base": f"{_address(request)}/v1"}
+        context = {"access_tokens": own, "api_base": f"{address(request)}/v1"}
         return render(request, "portal/home.html", context)
     form = AuthenticationForm(request, data=request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -42,7 +42,7 @@ def icon(request: HttpRequest) -> HttpResponse:
     return redirect(static("portal/icon.svg"))
 
 
-def _address(request: HttpRequest) -> str:
+def address(request: HttpRequest) -> str:
     """Where people reach this site: server.public_url, else the address that they just used."""
     public: str = settings.CONFIG.server.public_url
     return public or request.build_absolute_uri("/").rstrip("/")

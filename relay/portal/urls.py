@@ -1,11 +1,18 @@
 from __future__ import annotations
 
-from django.urls import path
+from django.urls import include, path
 
-from relay.portal import views
+from relay.portal import models, tokens, usage, views
 
-app_name = "own-key"
-urlpatterns = [
+me = [
+    path("tokens/", tokens.own, name="tokens"),
+    path("tokens/<int:pk>/rotate/", tokens.rotate, name="rotate"),
+    path("tokens/<int:pk>/revoke/", tokens.revoke, name="revoke"),
+    path("usage/", usage.own, name="usage"),
+    path("requests/", usage.requests, name="requests"),
+    path("models/", models.usable, name="models"),
+]
+own_key = [
     path("me/poe-key/", views.own_key, {"whose": "me"}, name="me"),
     path("me/poe-key/test/", views.test, {"whose": "me"}, name="me-test"),
     path("me/poe-key/remove/", views.remove, {"whose": "me"}, name="me-remove"),
@@ -13,3 +20,4 @@ urlpatterns = [
     path("team/poe-key/test/", views.test, {"whose": "team"}, name="team-test"),
     path("team/poe-key/remove/", views.remove, {"whose": "team"}, name="team-remove"),
 ]
+urlpatterns = [path("me/", include((me, "me"))), path("", include((own_key, "own-key")))]

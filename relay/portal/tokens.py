@@ -1,0 +1,87 @@
+"""One's own tokens: issued within one's own limits, rotated, revoked. A new one is shown once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, cast
+
+from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts.models import AccessToken, User
+from accounts.views import address
+from relay.portal.token_forms import LIMITS, TokenForm
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def own(request: HttpRequest) -> HttpResponse:
+    user = cast(User, request.user)
+    form = TokenForm(request.POST if request.method == "POST" else None)
+    if request.method == "POST" and form.is_valid():
+        issued = _issue(form, lambda chosen: AccessToken.objects.issue_to_self(user, **chosen))
+        if issued is not None:
+            return show_once(request, *issued)
+    context = {
+        "access_tokens": AccessToken.objects.shown_to(user),
+        "form": form,
+        "limits": [form[name] for name in LIMITS],
+        "may_issue": user.may_issue_tokens,
+        "hours": f"{settings.CONFIG.relay.token_overlap_hours:g}",
+    }
+    return render(request, "portal/tokens.html", context)
+
+
+@never_cache
+@login_required
+@require_POST
+def rotate(request: HttpRequest, pk: int) -> HttpResponse:
+    user = cast(User, request.user)
+    token = get_object_or_404(AccessToken.objects.shown_to(user), pk=pk)
+    overlap = timedelta(hours=settings.CONFIG.relay.token_overlap_hours)
+    try:
+        successor, plain = token.rotate_by(user, overlap)
+    except PermissionDenied:
+        messages.error(request, _("A token that does not work any more cannot be rotated."))
+        return redirect("me:tokens")
+    return show_once(request, successor, plain)
+
+
+@never_cache
+@login_required
+@require_POST
+def revoke(request: HttpRequest, pk: int) -> HttpResponse:
+    user = cast(User, request.user)
+    token = get_object_or_404(AccessToken.objects.shown_to(user), pk=pk)
+    token.revoke(user)
+    messages.success(request, _("“%(name)s” is revoked.") % {"name": token.name})
+    return redirect("me:tokens")
+
+
+def show_once(request: HttpRequest, token: AccessToken, plain: str) -> HttpResponse:
+    context = {"token": token, "plain": plain, "base": address(request)}
+    return render(request, "portal/issued.html", context)
+
+
+def _issue(
+    form: TokenForm, by: Callable[[dict[str, Any]], tuple[AccessToken, str]]
+) -> tuple[AccessToken, str] | None:
+    """None: the form says why not."""
+    try:
+        issued = by(form.chosen)
+    except ValidationError as exc:
+        form.add_error(None, exc)
+        return None
+    except PermissionDenied:
+        form.add_error(None, _("You may not issue another token. Ask your manager or administrator."))
+        return None
+    return issued
