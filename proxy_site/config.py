@@ -206,6 +206,7 @@ class Poe(Section):
     upload_url: BaseUrl = "https://www.quora.com/poe_api/"
     api_url: Url = "https://api.poe.com"
     proxy: Proxy = ""
+    file_hosts: list[str] = ["poecdn.net", "poe.com"]
     connect_seconds: Seconds = 10
     first_event_seconds: Seconds = 120
     idle_seconds: Seconds = 120

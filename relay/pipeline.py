@@ -28,6 +28,7 @@ from relay.errors import (
     Unavailable,
     UnfitAnswer,
     UnknownModel,
+    UpstreamBroken,
     UpstreamError,
     UpstreamOutOfTime,
 )
@@ -52,6 +53,7 @@ from relay.shaping import Shape
 from relay.stored_responses import StoredResponses
 from relay.transcript import Transcript
 from relay.uploads import KeptUploads
+from relay.upstreams.downloads import Downloads
 from relay.upstreams.poe import Deadlines, Key, Poe, refuse_too_large
 from relay.visit import Visit
 
@@ -108,6 +110,7 @@ class Relay:
         hours = config.pool.upload_cache_hours
         self.uploads = KeptUploads(hours) if hours else None
         self.responses = StoredResponses(config.responses)
+        self.downloads = Downloads(config.poe.connect_seconds, config.poe.file_hosts)
         self.poe = Poe(
             Deadlines(
                 connect=config.poe.connect_seconds,
@@ -151,6 +154,7 @@ class Relay:
     async def stop(self) -> None:
         """Close what is open; what is to be settled is written first."""
         await self.poe.close()
+        self.downloads.close()
         if self._ledger is not None:
             await asyncio.to_thread(self._ledger.close)
             self._ledger = None
@@ -299,6 +303,14 @@ class Relay:
                 retry_after=failure.retry_after,
             )
         raise failure
+
+    async def download(self, url: str, answer: Answer) -> bytes:
+        """A file that the bot of this answer made, as the Poe key that it was asked with reaches it; or UpstreamError."""
+        key = self.directory.keys.get(answer.key_id)
+        account = self.directory.accounts.get(key.account_id) if key is not None else None
+        if key is None or account is None:
+            raise UpstreamBroken("the Poe key that made the bot's file was just removed")
+        return await self.downloads.fetch(url, self.credential(key, account))
 
     def credential(self, key: KeyEntry, account: AccountEntry) -> Key:
         return Key(

@@ -17,11 +17,18 @@ from anthropic.types.beta import message_create_params as beta_messages
 from anthropic.types.message_create_params import MessageCreateParamsBase
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from openai.types.completion_create_params import CompletionCreateParamsBase as LegacyParamsBase
+from openai.types.image_generate_params import ImageGenerateParamsBase
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from relay.errors import BadRequest
 from relay.events import ChatRequest
-from relay.wire import anthropic_request, openai_chat, openai_completions, openai_responses
+from relay.wire import (
+    anthropic_request,
+    openai_chat,
+    openai_completions,
+    openai_images,
+    openai_responses,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "support.md"
 
@@ -214,7 +221,34 @@ COMPLETIONS = Wire(
     },
     frozenset({*LegacyParamsBase.__annotations__, "stream"}),
 )
-WIRES = (CHAT, RESPONSES, MESSAGES, COMPLETIONS)
+IMAGES = Wire(
+    "POST /v1/images/generations",
+    openai_images.parse,
+    {"model": "m", "prompt": "Hi"},
+    {
+        "background": "transparent",
+        "model": "n",
+        "moderation": "low",
+        "n": 2,
+        "output_compression": 50,
+        "output_format": "webp",
+        "partial_images": 2,
+        "prompt": "Ho",
+        "quality": "high",
+        "response_format": "b64_json",
+        "size": "1024x1024",
+        "stream": True,
+        "style": "vivid",
+        "complexity": "low",
+        "safety_identifier": "x",
+        "frame_count": 4,
+        "frame_duration_ms": 100,
+        "svg": True,
+        "user": "u",
+    },
+    frozenset({*ImageGenerateParamsBase.__annotations__, "stream"}),
+)
+WIRES = (CHAT, RESPONSES, MESSAGES, COMPLETIONS, IMAGES)
 
 
 def verdict(wire: Wire, name: str) -> str:

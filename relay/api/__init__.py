@@ -11,7 +11,18 @@ from ninja.errors import HttpError
 from ninja.errors import ValidationError as NinjaValidationError
 from ninja.operation import Operation
 
-from relay.api import absent, billing, chat, completions, documents, messages, models, responses
+from relay.api import (
+    absent,
+    audio,
+    billing,
+    chat,
+    completions,
+    documents,
+    images,
+    messages,
+    models,
+    responses,
+)
 from relay.api.answers import error_response
 from relay.api.dialects import spoken
 from relay.errors import BadRequest, NotFound, RelayError
@@ -39,6 +50,8 @@ api = RelayAPI(title="poe-relay", version="1", urls_namespace="relay-api", docs_
 api.add_router("", models.router)
 api.add_router("", chat.router)
 api.add_router("", completions.router)
+api.add_router("", images.router)
+api.add_router("", audio.router)
 api.add_router("", messages.router)
 api.add_router("", responses.router)
 api.add_router("", billing.router)

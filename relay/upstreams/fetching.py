@@ -28,8 +28,17 @@ class Fetched:
 class Fetcher:
     """Asks with GET, or with POST where there is a body; `seconds` is how long the whole of it may take."""
 
-    def __init__(self, connect_seconds: float, seconds: float) -> None:
+    def __init__(
+        self,
+        connect_seconds: float,
+        seconds: float,
+        *,
+        accept: str = "application/json",
+        most: int = MOST_BODY,
+    ) -> None:
         self._seconds = seconds
+        self._accept = accept
+        self._most = most
         self._pool = Pool(Dialer(connect_seconds))
 
     async def fetch(
@@ -44,7 +53,7 @@ class Fetcher:
         """`path` is appended as it is: it ends no line, nor does anything in `headers`. Raises UpstreamError."""
         with poe_errors.failures_told():
             to = address(url, proxy)
-            question = _question(to, path, headers, body)
+            question = _question(to, path, f"Accept: {self._accept}\r\n{headers}", body)
             try:
                 async with asyncio.timeout(self._seconds):
                     return await self._ask(to, question, may_repeat=body is None)
@@ -59,23 +68,23 @@ class Fetcher:
         kept = self._pool.take(to.target) if may_repeat else None
         if kept is not None:
             try:
-                return await _answer(kept, question)
+                return await _answer(kept, question, self._most)
             except UpstreamUnreachable:
                 pass  # it was closed while the question was on its way
-        return await _answer(await self._pool.open(to.target), question)
+        return await _answer(await self._pool.open(to.target), question, self._most)
 
 
 def _question(to: Address, path: str, headers: str, body: bytes | None) -> bytes:
     method = "GET" if body is None else "POST"
     length = "" if body is None else f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     head = (
-        f"{method} {to.start}{path} HTTP/1.1\r\n{to.headers}User-Agent: poe-relay\r\nAccept: application/json\r\n"
+        f"{method} {to.start}{path} HTTP/1.1\r\n{to.headers}User-Agent: poe-relay\r\n"
         f"Accept-Encoding: identity\r\n{headers}{length}\r\n"
     )
     return head.encode() + (body or b"")
 
 
-async def _answer(connection: Connection, question: bytes) -> Fetched:
+async def _answer(connection: Connection, question: bytes, most: int) -> Fetched:
     never = asyncio.get_running_loop().time() + 86400  # who calls has a deadline
     try:
         connection.ask(question, b"")
@@ -86,8 +95,8 @@ async def _answer(connection: Connection, question: bytes) -> Fetched:
         body = bytearray()
         while (piece := await connection.read(never)) != b"":
             body += piece or b""
-            if len(body) > MOST_BODY:
-                raise UpstreamBroken(f"the answer is longer than {MOST_BODY // 1024 // 1024} MB")
+            if len(body) > most:
+                raise UpstreamBroken(f"the answer is longer than {most // 1024 // 1024} MB")
         return Fetched(connection.status, connection.headers, bytes(body))
     finally:
         connection.leave(0)
