@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
@@ -19,6 +18,7 @@ from django.urls import reverse
 
 from accounts.models import User
 from bench import reading
+from relay.ledger.sql import ROW_COLUMNS
 from relay.ledger.verify import verify
 from relay.models import UsageHour, UsageRecord
 from relay.panel import filters, paging
@@ -52,7 +52,7 @@ def record(**changed: Any) -> UsageRecord:
 
 def unsaved(**changed: Any) -> UsageRecord:
     row = making.row(started_at=NOW)
-    values: dict[str, Any] = {each.name: getattr(row, each.name) for each in fields(row)}
+    values: dict[str, Any] = {each: getattr(row, each) for each in ROW_COLUMNS}
     texts = {
         "user_name": "bob",
         "team_name": "Physics",
