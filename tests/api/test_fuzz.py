@@ -16,6 +16,10 @@ from tests.specifications import Witness
 pytestmark = pytest.mark.asyncio
 
 
+# What a bot answers that does not do what it must, though it is asked twice: no fault of the relay's.
+UNFIT = {"tool_call_missing", "json_answer_invalid"}
+
+
 @pytest.mark.parametrize("name", PARSES)
 async def test_every_request_is_answered_or_refused(
     name: str, api: Api, witness: Witness, cast: Cast, demo: DemoPoe
@@ -30,7 +34,7 @@ async def test_every_request_is_answered_or_refused(
         judge(asyncio.run_coroutine_threadsafe(asked, loop).result(10))
 
     def judge(response: httpx2.Response) -> None:
-        assert response.status_code < 500, response.text
+        assert response.status_code < 500 or response.json()["error"]["code"] in UNFIT, response.text
         assert response.headers["content-type"].startswith(("application/json", "text/event-stream"))
         assert not witness.problems
 
