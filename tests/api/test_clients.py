@@ -1,6 +1,6 @@
 """What chat apps send, replayed from tests/fixtures/clients: each file names where its requests were read.
 
-The token, the models (demo bots) and what a person types are ours; the rest is the app's.
+The source also says what was captured, and what was written from the app's code.
 """
 
 from __future__ import annotations
