@@ -183,7 +183,8 @@ class _Call:
 
 
 def _text_block(text: str = "") -> dict[str, Any]:
-    return {"type": "text", "text": text, "citations": None}
+    # The published schema wants the field, and the AI SDK refuses null in it.
+    return {"type": "text", "text": text, "citations": []}
 
 
 def _thinking_block(text: str = "") -> dict[str, Any]:

@@ -442,6 +442,13 @@ def collected(events: list[Event], **fields: Any) -> dict[str, Any]:
     return body
 
 
+def test_a_text_block_has_citations_that_are_not_null() -> None:
+    """The published schema requires the field, and the AI SDK reads a list."""
+    assert collected([Text("a"), Finish("stop")])["content"] == [
+        {"type": "text", "text": "a", "citations": []}
+    ]
+
+
 def call(index: int, name: str, *pieces: str) -> list[Event]:
     return [ToolCall(index, f"call_{index}", name), *(ToolCall(index, arguments=piece) for piece in pieces)]
 
