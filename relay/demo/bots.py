@@ -208,7 +208,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 class Tools(DemoBot):
     listing = Listing(
         "Demo-Tools",
-        "Calls the first tool that it is given, or two when your message says 'both'.",
+        "Calls the first tool that it is given, two when your message says 'both', or those that it names: "
+        'call NAME with {"its": "arguments"}. Told a JSON schema, it answers with JSON.',
         features=("tools",),
         parameters=(DELAY,),
     )
@@ -216,26 +217,71 @@ class Tools(DemoBot):
     async def answer(self, request: QueryRequest) -> AsyncIterator[Said]:
         pause = _delay(request, 0.01)
         results = _results(request)
-        if request.tools and not results:
-            for event in self._call(request.tools, _asked(request)):
+        steps = _steps(request)
+        if request.tools and (len(results) < (len(steps) or 1) or _must_call(request)):
+            left = steps[len(results) : len(results) + 1]
+            calls = left or self._choose(request.tools, _asked(request))
+            for event in _calls(calls):
                 yield event
                 await asyncio.sleep(pause)
             return
+        schema = _schema_told(request)
         text = " ".join(results) if results else f"I was given no tools. You said: {_asked(request)}"
+        if schema is not None:
+            text = json.dumps(_value(schema, _words(_asked(request))), ensure_ascii=False)
         async for said in _slowly([_text(piece) for piece in _pieces(text)], pause):
             yield said
 
-    def _call(self, tools: list[ToolDefinition], asked: str) -> Iterator[ServerSentEvent]:
-        words = re.findall(r"\w+", asked)
+    def _choose(self, tools: list[ToolDefinition], asked: str) -> list[tuple[str, Any]]:
+        words = _words(asked)
         called = (tools * 2)[:2] if "both" in asked.lower() else tools[:1]
-        for index, tool in enumerate(called):
-            id = f"call_{secrets.token_hex(8)}"
-            first = {"name": tool.function.name, "arguments": ""}
-            yield _delta(index, {"id": id, "type": "function", "function": first})
-            arguments = json.dumps(_arguments(tool, words), ensure_ascii=False)
-            for start in range(0, len(arguments), 12):
-                yield _delta(index, {"function": {"arguments": arguments[start : start + 12]}})
-        yield _choice({}, "tool_calls")
+        return [(tool.function.name, _arguments(tool, words)) for tool in called]
+
+
+# An agent's task in words: what is to be called, one after another, each when the one before it has answered.
+_STEP = re.compile(r"\bcall ([\w.-]+) with (?=\{)", re.IGNORECASE)
+
+
+def _steps(request: QueryRequest) -> list[tuple[str, Any]]:
+    asked = "\n".join(message.content for message in request.query if message.role == "user")
+    found = []
+    for step in _STEP.finditer(asked):
+        try:
+            found.append((step[1], json.JSONDecoder().raw_decode(asked, step.end())[0]))
+        except json.JSONDecodeError:  # no step, but a way of speaking
+            continue
+    return found
+
+
+def _told(request: QueryRequest) -> str:
+    return "\n".join(message.content for message in request.query if message.role == "system")
+
+
+def _must_call(request: QueryRequest) -> bool:
+    """As relay/shaping/calls.py says it."""
+    return "Do not answer in words: call" in _told(request)
+
+
+def _schema_told(request: QueryRequest) -> Any:
+    """The schema that the answer must fit, in whoever's words; None if there is none."""
+    _before, said, after = _told(request).partition("JSON schema:\n")
+    return json.JSONDecoder().raw_decode(after)[0] if said else None
+
+
+def _words(text: str) -> list[str]:
+    """The words of a message, with what it quotes in the end, whole."""
+    quoted = re.findall(r"'([^'\n]+)'", text)
+    return re.findall(r"\w+", text) + quoted
+
+
+def _calls(calls: list[tuple[str, Any]]) -> Iterator[ServerSentEvent]:
+    for index, (name, given) in enumerate(calls):
+        id = f"call_{secrets.token_hex(8)}"
+        yield _delta(index, {"id": id, "type": "function", "function": {"name": name, "arguments": ""}})
+        arguments = json.dumps(given, ensure_ascii=False)
+        for start in range(0, len(arguments), 12):
+            yield _delta(index, {"function": {"arguments": arguments[start : start + 12]}})
+    yield _choice({}, "tool_calls")
 
 
 def _results(request: QueryRequest) -> list[str]:

@@ -219,6 +219,35 @@ async def test_tools_answers_with_the_results_that_it_is_given(poe: Poe) -> None
 
 
 @pytest.mark.asyncio
+async def test_tools_calls_what_the_message_names_one_after_another(poe: Poe) -> None:
+    task = query('call get_time with {}, then call get_weather with {"city": "Rome"}')
+    first = ToolResultDefinition(role="tool", name="get_time", tool_call_id="call_1", content="noon")
+    second = ToolResultDefinition(role="tool", name="get_weather", tool_call_id="call_2", content="sunny")
+    tools = [WEATHER, CLOCK]
+
+    (now,) = calls_in(await poe.ask("Demo-Tools", task, tools=tools))
+    (then,) = calls_in(await poe.ask("Demo-Tools", task, tools=tools, tool_results=[first]))
+    last = await poe.ask("Demo-Tools", task, tools=tools, tool_results=[first, second])
+
+    assert (now["name"], json.loads(now["arguments"])) == ("get_time", {})
+    assert (then["name"], json.loads(then["arguments"])) == ("get_weather", {"city": "Rome"})
+    assert final_text(last) == "The tool get_time says: noon The tool get_weather says: sunny"
+
+
+@pytest.mark.asyncio
+async def test_tools_answers_with_json_when_it_is_told_a_schema(poe: Poe) -> None:
+    request = query("Who lives in 'New York'")
+    schema = json.dumps({"type": "object", "properties": {"city": {"type": "string"}}})
+    told = fastapi_poe.ProtocolMessage(
+        role="system", content=f"It must fit this JSON schema:\n{schema}\n\nOK?"
+    )
+
+    answer = await poe.ask("Demo-Tools", request.model_copy(update={"query": [told, *request.query]}))
+
+    assert json.loads(final_text(answer)) == {"city": "New York"}
+
+
+@pytest.mark.asyncio
 async def test_tools_works_with_fastapi_poe_running_the_tool(poe: Poe) -> None:
     def get_time() -> str:
         return "noon"
