@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_ARGS ?=
 
-.PHONY: help run test check bench fmt clean
+.PHONY: help run test test-clients fuzz check bench fmt clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,6 +27,12 @@ check: .venv/.dev ## linters, types, import rule, templates, migrations, deploym
 bench: .venv/.dev ## speed against the upstream itself, then streams held, long prompts, two workers, idle streams
 	@$(BIN)/python -m bench.run --postgres; status=$$?; [ $$status -le 1 ] || exit $$status; \
 	$(BIN)/python -m bench.scale || status=$$?; exit $$status
+
+test-clients: .venv/.dev ## real clients, each in an environment of its own, over the demo Poe server; writes docs/clients.md
+	@$(BIN)/python -m tests.clients.run
+
+fuzz: .venv/.dev ## 100,000 spoiled bodies over each wire format, then 20,000 requests that Schemathesis makes of our OpenAPI page
+	@$(BIN)/python -m tests.fuzz.run
 
 fmt: .venv/.dev ## format everything
 	$(BIN)/ruff check --fix .

@@ -130,6 +130,7 @@ def test_cookies_are_nobodys_business() -> None:
         ("/models/gpt-4o", True),
         ("/models/", True),
         ("/models/a/b", True),
+        ("/models/a\nb", True),
         ("/chat/completions", True),
         ("/", False),
         ("", False),

@@ -32,7 +32,9 @@ def route_of(spelled: str) -> str | None:
     route = plain.rstrip("/")
     if version := _VERSION.match(route):
         return route[version.end() :]
-    is_alias = route in ALIASES or any(each.match(route[1:]) for each in _WITH_ID)
+    # No id has a line break in it, and no pattern meets one: that is the API's to say.
+    on_one_line = route[1:].replace("\n", " ")
+    is_alias = route in ALIASES or any(each.match(on_one_line) for each in _WITH_ID)
     return route if is_alias else None
 
 

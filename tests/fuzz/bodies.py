@@ -14,7 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from relay.wire import openai_chat, openai_responses
+from relay.wire import anthropic_messages, anthropic_request, openai_chat, openai_responses
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 MODEL = "demo-echo"
@@ -157,6 +157,62 @@ RESPONSES: tuple[dict[str, Any], ...] = (
     },
 )
 
+MESSAGES: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "max_tokens": 50,
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+        "messages": [{"role": "user", "content": "Hello there"}],
+        "stream": True,
+        "temperature": 0.5,
+        "top_k": 5,
+        "stop_sequences": ["END"],
+        "metadata": {"user_id": "u-1"},
+        "thinking": {"type": "enabled", "budget_tokens": 2048, "display": "summarized"},
+    },
+    {
+        "model": "demo-tools",
+        "max_tokens": 50,
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is this?"},
+                    {
+                        "type": "image",
+                        "source": {"type": "base64", "media_type": "image/png", "data": PIXEL},
+                    },
+                    {
+                        "type": "document",
+                        "title": "a.txt",
+                        "source": {"type": "text", "media_type": "text/plain", "data": "hello"},
+                    },
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "Hm.", "signature": ""},
+                    {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Rome"}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "tool_result",
+                        "tool_use_id": "toolu_1",
+                        "content": [{"type": "text", "text": "sunny"}],
+                        "is_error": False,
+                    }
+                ],
+            },
+        ],
+        "tools": [{"name": "get_weather", "description": "The weather", "input_schema": SCHEMA}],
+        "tool_choice": {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True},
+    },
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Wire:
@@ -170,6 +226,7 @@ class Wire:
 PARSES: dict[str, Wire] = {
     openai_chat.NAME: Wire(openai_chat.parse, "/v1/chat/completions", CHAT),
     openai_responses.NAME: Wire(openai_responses.parse, "/v1/responses", RESPONSES),
+    anthropic_messages.NAME: Wire(anthropic_request.parse, "/v1/messages", MESSAGES),
 }
 
 # What has broken parsers before, and what is not allowed.
