@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils import timezone
+
 from accounts.models import AccessToken, Team, User
-from relay.models import BotMapping, PoeAccount, PoeKey
+from relay.models import BotMapping, PoeAccount, PoeKey, UsageHour
 
 PASSWORD = "correct horse battery staple"
 
@@ -59,3 +61,13 @@ def poe_key(secret: str = "poe-secret-0123456789", *, name: str = "key", **accou
 
 def mapping(model: str, bot: str, **fields: Any) -> BotMapping:
     return BotMapping.objects.create(model=model, bot=bot, **fields)
+
+
+def used(who: Person, model: str, **sums: int) -> UsageHour:
+    """An hour of the rollup in which this person asked this model."""
+    named = ("id", "hour", "model", "bot")
+    nothing = {column.name: 0 for column in UsageHour._meta.fields if column.name not in named}
+    whose = {"team_id": who.user.team_id, "user_id": who.user.pk, "token_id": who.token.pk}
+    return UsageHour.objects.create(
+        **{**nothing, **whose, "requests": 1, **sums}, hour=timezone.now(), model=model, bot="GPT"
+    )

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import uvicorn
 from django.conf import settings as django_settings
 from django.db import connections
 from django.test import Client
+from playwright.async_api import Browser, async_playwright
 
 from proxy_site.config import Config
 from proxy_site.lean import LeanHandler
@@ -283,6 +285,21 @@ def two_workers(serve: Callable[..., Served], cast: people.Cast) -> Served:
     assert wait_for(both_accept, 20)
     assert wait_for(lambda: not any(connections_of(pid, port_of(served)) for pid in workers_of(served)))
     return served
+
+
+# A browser.
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """Debian's Chromium, started once: for tests marked `asyncio(loop_scope="session")`."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("NOT TESTED: there is no Chromium here (apt-get install chromium)")
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        await started.close()
 
 
 async def in_database(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

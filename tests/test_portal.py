@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import AccessToken, Team, User, token_digest
-from relay.models import UsageHour, UsageRecord
+from relay.models import UsageRecord
 from tests import cast as people
 from tests.cast import Cast, Person
 from tests.test_translations import english
@@ -136,14 +136,8 @@ def test_somebody_elses_token_cannot_be_found(cast: Cast, whose: str, act: str) 
 
 
 def test_usage_and_models_are_ones_own(cast: Cast) -> None:
-    sums = {
-        field.name: 0 for field in UsageHour._meta.fields if field.name not in ("id", "hour", "model", "bot")
-    }
     for who, model in ((cast.bob, "gpt-for-bob"), (cast.charlie, "gpt-for-charlie")):
-        used = {"team_id": who.user.team_id, "user_id": who.user.pk, "token_id": who.token.pk}
-        UsageHour.objects.create(
-            **{**sums, **used, "requests": 3, "points": 777}, hour=timezone.now(), model=model, bot="GPT"
-        )
+        people.used(who, model, requests=3, points=777)
         people.mapping(model, "GPT", points_per_request=5).teams.add(who.user.team)
     bob = signed_in(cast.bob)
 

@@ -17,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.models import AccessToken, User
-from accounts.views import address
+from relay.portal import connect
 from relay.portal.token_forms import LIMITS, TokenForm
 
 
@@ -68,7 +68,9 @@ def revoke(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def show_once(request: HttpRequest, token: AccessToken, plain: str) -> HttpResponse:
-    context = {"token": token, "plain": plain, "base": address(request)}
+    """With what connects an app: the one that it was made for lies open."""
+    offered = connect.offer(request, token.owner, request.POST.get("app", ""), token)
+    context = {"token": token, "plain": plain, **offered}
     return render(request, "portal/issued.html", context)
 
 

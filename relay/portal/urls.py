@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from relay.portal import models, tokens, usage, views
+from relay.portal import connect, models, tokens, usage, views
 
 me = [
     path("tokens/", tokens.own, name="tokens"),
     path("tokens/<int:pk>/rotate/", tokens.rotate, name="rotate"),
     path("tokens/<int:pk>/revoke/", tokens.revoke, name="revoke"),
+    path("connect/", connect.apps, name="connect"),
     path("usage/", usage.own, name="usage"),
     path("requests/", usage.requests, name="requests"),
     path("models/", models.usable, name="models"),
