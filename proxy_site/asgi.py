@@ -32,7 +32,6 @@ own_pages: dict[str, Page] = {
     "/readyz": Readiness(relay).page,
     "/metrics": MetricsPage(metrics, config.server).page,
 }
-LIVE = "/ws/live/"
 trusted = [ipaddress.ip_network(each) for each in config.server.trusted_proxies]
 
 log_writer.writer.start()
@@ -64,19 +63,27 @@ async def application(scope: Scope, receive: Receive, send: Send) -> Any:
         access_log.tell(visit)
 
 
+async def _live_traffic(scope: Scope, receive: Receive, send: Send) -> None:
+    # Loaded by the first who opens that page: channels takes some megabytes.
+    from relay.panel.consumers import application as live
+
+    await live(scope, receive, send)
+
+
+sockets = {"/ws/live/": _live_traffic}
+
+
 async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Only the page of live traffic uses one. Others are refused before they are accepted, which Daphne says with 403."""
+    """Others than these are refused before they are accepted, which Daphne says with 403."""
     visit = Visit(new_request_id(), "GET", scope["path"], client_address(scope, trusted), status=403)
     headers = dict(scope["headers"])
     origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
     try:
-        if scope["path"] != LIVE or not is_own_origin(origin, host):
+        socket = sockets.get(scope["path"])
+        if socket is None or not is_own_origin(origin, host):
             await send({"type": "websocket.close"})
             return
-        # Loaded by the first who opens that page: channels takes some megabytes.
-        from relay.panel.consumers import application as live
-
-        await live(scope, receive, _accepting(visit, send))
+        await socket(scope, receive, _accepting(visit, send))
     except Exception:
         visit.fail()
         raise
