@@ -10,17 +10,20 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, transaction
-from django.db.models import QuerySet
+from django.db.models import ExpressionWrapper, F, QuerySet
+from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts import tokens
 from accounts.limits import Limits, validate_networks, validate_patterns
+from accounts.presets import Conditions, LimitPreset
 from accounts.self_service import SelfService
 from proxy_site.keys import derived
 
 __all__ = [
     "AccessToken",
+    "LimitPreset",
     "Limits",
     "SelfService",
     "Team",
@@ -29,6 +32,10 @@ __all__ = [
     "validate_networks",
     "validate_patterns",
 ]
+NAME_TAKEN = _(
+    "This person has a working token of this name already. If you have just sent this form twice: the first time it "
+    "was shown, and rotating it shows a new one."
+)
 # A person with more tokens that still work has lost count of them.
 MOST_OWN_TOKENS = 50
 
@@ -128,7 +135,36 @@ class User(AbstractUser, Limits):
         return not any(token.binds_its_owner for token in self.access_tokens.select_related("self_service"))
 
 
-class AccessTokenManager(models.Manager["AccessToken"]):
+class AccessTokenQuerySet(QuerySet["AccessToken"]):
+    """What may be done to many at once. Each verb says how many it changed, and counts from their next request on."""
+
+    def disable(self, reason: str) -> int:
+        """The reason is told to whoever holds one."""
+        return self.filter(enabled=True).update(enabled=False, disabled_reason=reason)
+
+    def extend(self, days: int) -> int:
+        """Beyond their end, or from now if that is over. Those without an end keep none."""
+        ending = self.filter(expires_at__isnull=False)
+        latest = Greatest(F("expires_at"), timezone.now(), output_field=models.DateTimeField())
+        return ending.update(
+            expires_at=ExpressionWrapper(latest + timedelta(days=days), output_field=models.DateTimeField())
+        )
+
+    def end_at(self, moment: datetime) -> int:
+        return self.update(expires_at=moment)
+
+    def bind(self, conditions: Conditions) -> int:
+        """To exactly these. Where they name no days, each keeps the end that it has."""
+        given = conditions.for_a_token()
+        if given["expires_at"] is None:
+            del given["expires_at"]
+        return self.update(**given)
+
+
+TokensManager = models.Manager.from_queryset(AccessTokenQuerySet)
+
+
+class AccessTokenManager(TokensManager["AccessToken"]):
     def shown_to(self, owner: User) -> QuerySet[AccessToken]:
         """The owner's own."""
         return self.filter(owner=owner).select_related("activity", "self_service", "owner__team")
@@ -143,6 +179,14 @@ class AccessTokenManager(models.Manager["AccessToken"]):
             token, plain = self.issue(owner, name, **fields)
             SelfService.objects.create(token=token, made=SelfService.Made.PORTAL)
         return token, plain
+
+    def issue_once(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
+        """As issue() does, unless this person has one of that name which works: a form that is sent twice makes one."""
+        with transaction.atomic():
+            User.objects.select_for_update().get(pk=owner.pk)
+            if any(token.is_usable for token in self.filter(owner=owner, name=name)):
+                raise ValidationError({"name": NAME_TAKEN})
+            return self.issue(owner, name, **fields)
 
     def issue(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
         """Make a token for this person. The second value is the token itself: show it once, store it nowhere."""
@@ -245,19 +289,32 @@ class AccessToken(Limits):
     def is_expired(self, now: datetime | None = None) -> bool:
         return self.expires_at is not None and self.expires_at <= (now or timezone.now())
 
+    def clone(self, name: str, owner: User | None = None) -> tuple[AccessToken, str]:
+        """Another one with the same rights and the same end, for the same person or somebody else."""
+        if not self.is_usable:
+            raise ValidationError(_("A token that does not work any more cannot be copied."))
+        rights = {each: getattr(self, each) for each in self.rights()}
+        return AccessToken.objects.issue_once(owner or self.owner, name, expires_at=self.given_end, **rights)
+
+    @classmethod
+    def rights(cls) -> list[str]:
+        return [*cls.names(), "allowed_models", "allowed_networks"]
+
+    @property
+    def given_end(self) -> datetime | None:
+        """Of a token that was rotated its own end is that of the overlap; its newest successor has the one it was given."""
+        newest = self
+        while newest.replaced_by:
+            newest = newest.replaced_by
+        return newest.expires_at
+
     def rotate(self, overlap: timedelta) -> tuple[AccessToken, str]:
         """Issue a successor with the same rights and the same end. This one goes on for `overlap`, then expires."""
-        copied = self.names()
-        copied += ["allowed_models", "allowed_networks", "enabled", "disabled_reason"]
+        copied = [*self.rights(), "enabled", "disabled_reason"]
         with transaction.atomic():
             old = AccessToken.objects.select_for_update().get(pk=self.pk)
-            # Rotated before, its own end is that of the overlap: its newest successor has the end it was given.
-            newest = old
-            while newest.replaced_by:
-                newest = newest.replaced_by
-            expires_at = newest.expires_at
             successor, plain = AccessToken.objects.issue(
-                old.owner, old.name, expires_at=expires_at, **{name: getattr(old, name) for name in copied}
+                old.owner, old.name, expires_at=old.given_end, **{name: getattr(old, name) for name in copied}
             )
             end = timezone.now() + overlap
             old.expires_at = min(old.expires_at, end) if old.expires_at else end

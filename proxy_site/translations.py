@@ -70,6 +70,7 @@ LABELS = (
     gettext_noop("Requests per minute"),
     gettext_noop("Tokens per minute"),
     gettext_noop("Requests in flight"),
+    gettext_noop("Days"),
     gettext_noop("Points per day"),
     gettext_noop("Points per month"),
     gettext_noop("Points per request"),

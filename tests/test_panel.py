@@ -31,6 +31,8 @@ PAGES = [
         ("accounts_user_add", ()),
         ("accounts_accesstoken_changelist", ()),
         ("accounts_accesstoken_add", ()),
+        ("accounts_limitpreset_changelist", ()),
+        ("accounts_limitpreset_add", ()),
         ("relay_poeaccount_changelist", ()),
         ("relay_poekey_changelist", ()),
         ("relay_poekey_add", ()),

@@ -23,7 +23,7 @@ from django.urls import reverse
 from django.utils import translation
 from django.utils.translation.template import templatize
 
-from accounts.models import User
+from accounts.models import LimitPreset, User
 from proxy_site import translations
 from tests import cast as people
 from tests.cast import Cast
@@ -298,10 +298,12 @@ def _pages(cast: Cast) -> list[str]:
     key = people.poe_key(name="first")
     demo = people.poe_key(name="try-out", is_demo=True).account
     mapping = people.mapping("gpt-4o", "GPT-4o")
+    preset = LimitPreset.objects.create(name="students", points_per_day=5)
     models = {
         "accounts_team": cast.physics.pk,
         "accounts_user": cast.bob.user.pk,
         "accounts_accesstoken": cast.bob.token.pk,
+        "accounts_limitpreset": preset.pk,
         "relay_poeaccount": demo.pk,
         "relay_poekey": key.pk,
         "relay_botmapping": mapping.pk,
@@ -316,7 +318,11 @@ def _pages(cast: Cast) -> list[str]:
         *(reverse(f"admin:{name}_change", args=[pk]) for name, pk in models.items()),
         *(reverse(f"admin:{name}_delete", args=[pk]) for name, pk in models.items()),
         reverse("admin:relay_usagerecord_changelist"),
-        reverse("admin:accounts_accesstoken_rotate", args=[cast.bob.token.pk]),
+        reverse("admin:accounts_user_issue", args=[cast.bob.user.pk]),
+        *(
+            reverse(f"admin:accounts_accesstoken_{act}", args=[cast.bob.token.pk])
+            for act in ("rotate", "clone", "extend_one", "limit_one", "disable_one")
+        ),
         reverse("admin:relay_poeaccount_remove_demo"),
         reverse("admin:password_change"),
         reverse("admin:auth_user_password_change", args=[cast.bob.user.pk]),

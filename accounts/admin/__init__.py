@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from accounts.admin import people
+from accounts.admin import people, presets
 
-__all__ = ["people"]
+__all__ = ["people", "presets"]

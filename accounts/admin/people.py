@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any, ClassVar
 
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.utils import display_for_value
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
@@ -23,10 +20,12 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts import tokens
-from accounts.models import AccessToken, Team, User, token_digest
+from accounts.admin import acting, issuing
+from accounts.models import AccessToken, AccessTokenQuerySet, Team, User, token_digest
 
 admin.site.unregister(Group)
 
+ISSUE = _("Issue a token")
 LIMIT_FIELDS = (
     ("requests_per_minute", "tokens_per_minute", "requests_in_flight"),
     ("points_per_day", "points_per_month"),
@@ -61,11 +60,12 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "team", "role", "is_superuser", "is_active", "last_login")
+    list_display = ("username", "team", "role", "is_superuser", "is_active", "last_login", "issue_link")
     list_filter = ("team", "role", "is_superuser", "is_active")
     list_select_related = ("team",)
     search_fields = ("username", "first_name", "last_name", "email")
     ordering = ("username",)
+    actions_detail = ("issue",)
     filter_horizontal = ()
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("username", "password")}),
@@ -92,6 +92,19 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
             },
         ),
     )
+
+    @display(description=_("Access token"))
+    def issue_link(self, user: User) -> str:
+        if not user.is_active:
+            return "-"
+        address = reverse("admin:accounts_user_issue", args=[user.pk])
+        return format_html(
+            '<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>', address, ISSUE
+        )
+
+    @action(description=ISSUE, url_path="issue", icon="key")
+    def issue(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return issuing.issue(self, request, object_id)
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -120,8 +133,9 @@ class AccessTokenAdmin(ModelAdmin):
     list_select_related = ("owner__team", "activity")
     search_fields = ("name", "prefix", "owner__username", "owner__team__name")
     autocomplete_fields = ("owner",)
-    actions = ("disable", "enable")
-    actions_detail = ("rotate",)
+    actions = ("disable", "enable", "extend", "limit")
+    actions_row = ("rotate", "extend_one", "limit_one", "clone", "disable_one")
+    actions_detail = actions_row
     readonly_fields = ("begins_with", "created_at", "last_used")
     fieldsets = (
         (None, {"fields": ("name", "owner", "expires_at")}),
@@ -169,58 +183,44 @@ class AccessTokenAdmin(ModelAdmin):
     def response_add(
         self, request: HttpRequest, obj: AccessToken, post_url_continue: str | None = None
     ) -> HttpResponse:
-        return self._show_once(request, obj, request.issued_token)  # type: ignore[attr-defined]
-
-    def _show_once(self, request: HttpRequest, token: AccessToken, plain: str) -> HttpResponse:
-        base = settings.CONFIG.server.public_url or request.build_absolute_uri("/").rstrip("/")
-        context = {
-            **self.admin_site.each_context(request),
-            "title": _("Access token for %(user)s") % {"user": token.owner},
-            "token": token,
-            "plain": plain,
-            "api_base": f"{base}/v1",
-            "opts": self.model._meta,
-            "list_url": reverse("admin:accounts_accesstoken_changelist"),
-        }
-        response = render(request, "admin/accounts/accesstoken/issued.html", context)
-        response["Cache-Control"] = "no-store"
-        # Not no-referrer: browsers then send `Origin: null`, and signing out from this page would be refused.
-        response["Referrer-Policy"] = "same-origin"
-        return response
+        return issuing.show_once(self, request, obj, request.issued_token)  # type: ignore[attr-defined]
 
     @action(description=_("Rotate"), url_path="rotate")
-    def rotate(self, request: HttpRequest, object_id: int) -> HttpResponse:
-        """A page that asks (GET) and shows the successor once (POST)."""
-        token = get_object_or_404(AccessToken.objects.select_related("owner__team"), pk=object_id)
-        if not (self.has_change_permission(request, token) and self.has_add_permission(request)):
-            return redirect("admin:index")
-        hours = settings.CONFIG.relay.token_overlap_hours
-        if request.method != "POST":
-            context = {
-                **self.admin_site.each_context(request),
-                "title": _("Rotate %(token)s") % {"token": token},
-                "token": token,
-                "hours": f"{hours:g}",
-                "opts": self.model._meta,
-                "back_url": reverse("admin:accounts_accesstoken_change", args=[token.pk]),
-            }
-            return render(request, "admin/accounts/accesstoken/rotate.html", context)
-        successor, plain = token.rotate(timedelta(hours=hours))
-        self.log_change(request, token, [{"changed": {"fields": ["Expires"]}}])
-        return self._show_once(request, successor, plain)
+    def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return issuing.rotate(self, request, object_id)
 
-    @admin.action(description=_("Disable"))
-    def disable(self, request: HttpRequest, queryset: QuerySet[AccessToken]) -> None:
-        self._told(request, queryset.update(enabled=False), disabled=True)
+    @action(description=_("Copy"), url_path="clone")
+    def clone(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return issuing.clone(self, request, object_id)
 
-    @admin.action(description=_("Enable"))
-    def enable(self, request: HttpRequest, queryset: QuerySet[AccessToken]) -> None:
-        self._told(request, queryset.update(enabled=True, disabled_reason=""), disabled=False)
+    # One at a time, or those that were ticked in the list.
 
-    def _told(self, request: HttpRequest, count: int, *, disabled: bool) -> None:
-        said = (
-            ngettext("%(n)d access token disabled.", "%(n)d access tokens disabled.", count)
-            if disabled
-            else ngettext("%(n)d access token enabled.", "%(n)d access tokens enabled.", count)
-        )
+    @action(description=_("Extend"), url_path="extend")
+    def extend_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return acting.on_one(self, request, object_id, acting.EXTEND)
+
+    @action(description=_("Set limits"), url_path="limit")
+    def limit_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return acting.on_one(self, request, object_id, acting.LIMIT)
+
+    @action(description=_("Disable"), url_path="disable")
+    def disable_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return acting.on_one(self, request, object_id, acting.DISABLE)
+
+    @admin.action(description=_("Disable"), permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: AccessTokenQuerySet) -> HttpResponse | None:
+        return acting.on_many(self, request, queryset, acting.DISABLE)
+
+    @admin.action(description=_("Extend"), permissions=["change"])
+    def extend(self, request: HttpRequest, queryset: AccessTokenQuerySet) -> HttpResponse | None:
+        return acting.on_many(self, request, queryset, acting.EXTEND)
+
+    @admin.action(description=_("Set limits"), permissions=["change"])
+    def limit(self, request: HttpRequest, queryset: AccessTokenQuerySet) -> HttpResponse | None:
+        return acting.on_many(self, request, queryset, acting.LIMIT)
+
+    @admin.action(description=_("Enable"), permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: AccessTokenQuerySet) -> None:
+        count = queryset.update(enabled=True, disabled_reason="")
+        said = ngettext("%(n)d access token enabled.", "%(n)d access tokens enabled.", count)
         self.message_user(request, said % {"n": count}, messages.SUCCESS)

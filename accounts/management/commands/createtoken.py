@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from accounts.management.refusals import require_migrated_database, sentence
 from accounts.models import AccessToken, Team, User
+from accounts.presets import LONGEST_DAYS
 
-LONGEST_DAYS = 36500
 # The fields of a token and the options that fill them.
 LIMITS = {
     "requests_per_minute": "rpm",

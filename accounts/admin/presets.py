@@ -1,0 +1,30 @@
+"""The panel's page for limit presets."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin
+
+from accounts.admin.forms import PresetForm
+from accounts.admin.people import LIMIT_FIELDS
+from accounts.models import LimitPreset
+
+
+@admin.register(LimitPreset)
+class LimitPresetAdmin(ModelAdmin):
+    form = PresetForm
+    list_display = ("name", "points_per_day", "points_per_month", "requests_per_minute", "days")
+    search_fields = ("name",)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": ("name", "days", "allowed_models"),
+                "description": _(
+                    "Chosen when tokens are issued or people invited. What it says is copied: a later edit changes no token."
+                ),
+            },
+        ),
+        (_("Limits"), {"fields": LIMIT_FIELDS}),
+    )
