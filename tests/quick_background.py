@@ -14,7 +14,7 @@ def main() -> None:
     django.setup()
     from relay import background
 
-    background.LEASE_SECONDS = 2
+    background.LEASE_SECONDS = 4
     background.RENEW_SECONDS = background.LOOK_SECONDS = 0.5
     background.TICK_SECONDS = 0.1
     execute_from_command_line(sys.argv)
