@@ -234,6 +234,11 @@ class Responses(Section):
     token_mb: Annotated[float, Field(gt=0, le=100_000)] = 200
 
 
+class Files(Section):
+    keep_hours: Annotated[float, Field(ge=0, le=8760)] = 720
+    token_mb: Annotated[float, Field(gt=0, le=100_000)] = 200
+
+
 class Alerts(Section):
     webhook_url: WebhookUrl = SecretStr("")
     emails: list[str] = []
@@ -271,6 +276,7 @@ class Config(BaseSettings):
     relay: Relay = Relay()
     pool: Pool = Pool()
     responses: Responses = Responses()
+    files: Files = Files()
     alerts: Alerts = Alerts()
     mail: Mail = Mail()
     demo: Demo = Demo()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from django.db import DatabaseError, InterfaceError, connection
+
+from relay.errors import Unavailable
+
+log = logging.getLogger(__name__)
+# A database that takes longer does not answer.
+PATIENCE_SECONDS = 10.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,6 +33,15 @@ class Aside:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix=self._name)
         work = partial(function, *args, **kwargs)
         return await asyncio.wrap_future(self._thread.submit(_on_own_connection, work))
+
+    async def ask(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for a request that waits for it: Unavailable where the database does not answer in time."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self.run(function, *args, **kwargs)
+        except (DatabaseError, InterfaceError, OSError) as exc:  # a TimeoutError is an OSError
+            log.warning("%s: %s", self._name, type(exc).__name__)
+            raise Unavailable("The relay's database does not answer. Try again.", retry_after=5) from None
 
     async def let_go(self) -> None:
         """Of the connection: the next work opens another."""

@@ -20,7 +20,7 @@ from django.db.models import Model
 
 from proxy_site.config import Config
 from proxy_site.draining import draining
-from relay import leases, stored_responses
+from relay import leases, stored_files, stored_responses
 from relay.alerts import Alerts
 from relay.aside import Aside
 from relay.balances import ROWS_AT_ONCE, Balances
@@ -202,8 +202,9 @@ class Background:
                 pass
         while await self._aside.run(_remove, Upload, {"expires_at__lt": now}):
             pass
-        while await self._aside.run(stored_responses.forget_expired):
-            pass
+        for forget_expired in (stored_responses.forget_expired, stored_files.forget_expired):
+            while await self._aside.run(forget_expired):
+                pass
 
 
 def _remove(table: type[Model], which: dict[str, datetime]) -> bool:

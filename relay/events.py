@@ -6,7 +6,7 @@ a wire format turns the events into bytes again. Nothing else crosses the border
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -25,13 +25,17 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A file in a message: an https URL that the upstream fetches, or the bytes themselves. Never both."""
+    """A file in a message: a URL that the upstream fetches, the bytes themselves, or the id of one that is kept.
+
+    One of them. Before a bot is asked, the bytes stand for the id.
+    """
 
     name: str
     content_type: str
     url: str | None = None
     # Left out of the hash: of 50 MB that would take a while.
     data: bytes | None = field(default=None, hash=False, repr=False)
+    file_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,21 @@ class ChatRequest:
     parameters: dict[str, Any] = field(default_factory=dict)
     rare: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+
+    @property
+    def file_ids(self) -> list[str]:
+        """Of the files that are kept, each once."""
+        parts = [part for message in self.messages for part in message.parts if type(part) is FilePart]
+        return list(dict.fromkeys(part.file_id for part in parts if part.file_id is not None))
+
+    def with_files(self, kept: dict[str, FilePart]) -> ChatRequest:
+        """The request with these in the places of their ids."""
+
+        def shown(part: Part) -> Part:
+            return kept[part.file_id] if isinstance(part, FilePart) and part.file_id is not None else part
+
+        messages = (replace(each, parts=tuple(map(shown, each.parts))) for each in self.messages)
+        return replace(self, messages=tuple(messages))
 
 
 # What a bot says. An event is made for each word: as Structs they take a fifth of the time of frozen dataclasses.

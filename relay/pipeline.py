@@ -50,6 +50,7 @@ from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
 from relay.pool import Keeper, Queue, Tier, Trial
 from relay.shaping import Shape
+from relay.stored_files import StoredFiles
 from relay.stored_responses import StoredResponses
 from relay.transcript import Transcript
 from relay.uploads import KeptUploads
@@ -110,6 +111,7 @@ class Relay:
         hours = config.pool.upload_cache_hours
         self.uploads = KeptUploads(hours) if hours else None
         self.responses = StoredResponses(config.responses)
+        self.files = StoredFiles(config.files, int(config.server.body_memory_mb * 1_000_000))
         self.downloads = Downloads(config.poe.connect_seconds, config.poe.file_hosts)
         self.poe = Poe(
             Deadlines(
@@ -164,6 +166,7 @@ class Relay:
         if self.uploads is not None:
             await asyncio.to_thread(self.uploads.close)
         await self.responses.close()
+        await self.files.close()
         self.directory.close()
 
     # The story.
@@ -191,6 +194,12 @@ class Relay:
     async def ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         """An answer whose first events are there, or a RelayError: then nothing was sent and all else was tried."""
         await shaping.check(chat)
+        if not (ids := chat.file_ids):
+            return await self._ask_fitting(asking, caller, chat)
+        async with self.files.lent(caller.token_id, ids) as files:
+            return await self._ask_fitting(asking, caller, chat.with_files(files))
+
+    async def _ask_fitting(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer:
         answer = await self._ask(asking, caller, chat)
         if shaping.must_fit(chat):
             answer.may_ask_again(lambda unfit: self._ask(asking, caller, _amended(chat, unfit)))

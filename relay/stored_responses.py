@@ -5,30 +5,25 @@ In a thread of its own: it may be long to read, and what is long to encrypt must
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from django.db import DatabaseError, InterfaceError
 
 from proxy_site.config import Responses
 from relay import vault
 from relay.aside import Aside
-from relay.errors import BadRequest, NotFound, RelayError, Unavailable
+from relay.errors import BadRequest, NotFound, RelayError
 from relay.models import StoredResponse
 from relay.turn import transaction_in_turn
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MB = 1_000_000
-# A database that takes longer does not answer.
-PATIENCE_SECONDS = 10.0
 # So much is removed in one transaction: it stays short.
 REMOVED_AT_ONCE, REMOVED_BYTES_AT_ONCE = 100, 4 * MB
 # Of one token, whatever their size.
@@ -68,41 +63,33 @@ class StoredResponses:
 
     async def find(self, token_id: int, id: str) -> Kept:
         """Or NotFound: there is none, it has expired, or it is another token's."""
-        found = await self._ask(_read, token_id, [id])
+        found = await self._aside.ask(_read, token_id, [id])
         if id not in found:
             raise NotFound(f"Response with id {id[:100]!r} not found.")
         return found[id]
 
     async def named(self, token_id: int, ids: Iterable[str]) -> list[Kept]:
         """Those of these that there are."""
-        return list((await self._ask(_read, token_id, sorted(set(ids)))).values())
+        return list((await self._aside.ask(_read, token_id, sorted(set(ids)))).values())
 
     async def conversation(self, token_id: int, id: str) -> list[Kept]:
         """The response and all that it goes on from, the first one first; or BadRequest."""
-        return await self._ask(_read_conversation, token_id, id)
+        return await self._aside.ask(_read_conversation, token_id, id)
 
     async def keep(self, token_id: int, kept: Kept) -> None:
         """Failing, the answer goes on: the client has it, and hears of it when it names the response."""
         try:
-            await self._ask(self._write, token_id, kept)
+            await self._aside.ask(self._write, token_id, kept)
         except RelayError:
             log.warning("a response is not kept: the database does not answer")
 
     async def remove(self, token_id: int, id: str) -> None:
         """Or NotFound."""
-        if not await self._ask(_remove_one, token_id, id):
+        if not await self._aside.ask(_remove_one, token_id, id):
             raise NotFound(f"Response with id {id[:100]!r} not found.")
 
     async def close(self) -> None:
         await self._aside.close()
-
-    async def _ask(self, work: Callable[..., T], *args: Any) -> T:
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await self._aside.run(work, *args)
-        except (DatabaseError, InterfaceError, OSError) as exc:  # a TimeoutError is an OSError
-            log.warning("stored responses: %s", type(exc).__name__)
-            raise Unavailable("The relay's database does not answer. Try again.", retry_after=5) from None
 
     def _write(self, token_id: int, kept: Kept) -> None:
         now = datetime.now(UTC)

@@ -18,6 +18,7 @@ from relay.api import (
     chat,
     completions,
     documents,
+    files,
     images,
     messages,
     models,
@@ -52,6 +53,7 @@ api.add_router("", chat.router)
 api.add_router("", completions.router)
 api.add_router("", images.router)
 api.add_router("", audio.router)
+api.add_router("", files.router)
 api.add_router("", messages.router)
 api.add_router("", responses.router)
 api.add_router("", billing.router)

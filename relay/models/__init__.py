@@ -18,7 +18,7 @@ from relay.models.poe import (
     State,
     Upload,
 )
-from relay.models.stored import StoredResponse
+from relay.models.stored import FilePiece, StoredFile, StoredResponse
 from relay.models.usage import (
     Cancellation,
     Meter,
@@ -37,6 +37,7 @@ __all__ = [
     "Cancellation",
     "DirectoryChange",
     "DirectoryVersion",
+    "FilePiece",
     "Health",
     "KeyHealth",
     "Lease",
@@ -49,6 +50,7 @@ __all__ = [
     "Pruning",
     "RefusalHour",
     "State",
+    "StoredFile",
     "StoredResponse",
     "Upload",
     "UsageHour",

@@ -1,4 +1,4 @@
-"""What people said, where it is kept for them: encrypted, for a time, and for the token that it came with."""
+"""What people said or sent, where it is kept for them: encrypted, for a time, and for the token that it came with."""
 
 from __future__ import annotations
 
@@ -33,3 +33,47 @@ class StoredResponse(models.Model):
 
     def __str__(self) -> str:
         return self.id
+
+
+class StoredFile(models.Model):
+    """A file that somebody uploaded or a bot made; its bytes are in pieces, so that none of its transactions is long."""
+
+    id = models.CharField(primary_key=True, max_length=64)
+    token = models.ForeignKey(AccessToken, models.CASCADE, related_name="stored_files")
+    # Encrypted.
+    name = models.TextField()
+    content_type = models.CharField(max_length=100)
+    purpose = models.CharField(max_length=30)
+    size = models.PositiveBigIntegerField()
+    # All its pieces are there: until then, and from its removal on, it is there for nobody.
+    is_whole = models.BooleanField(default=False)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("stored file")
+        verbose_name_plural = _("stored files")
+        indexes: ClassVar = [
+            models.Index(fields=["expires_at"], name="relay_storedfile_expires"),
+            models.Index(fields=["token", "-created_at", "-id"], name="relay_storedfile_recent"),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class FilePiece(models.Model):
+    file = models.ForeignKey(StoredFile, models.CASCADE, related_name="pieces")
+    number = models.PositiveIntegerField()
+    # Encrypted.
+    content = models.BinaryField()
+
+    class Meta:
+        verbose_name = _("piece of a file")
+        verbose_name_plural = _("pieces of files")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["file", "number"], name="relay_filepiece_number")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.file_id}: {self.number}"

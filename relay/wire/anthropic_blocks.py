@@ -12,7 +12,7 @@ from msgspec import Struct
 from relay.errors import BadRequest
 from relay.events import FilePart, Part, TextPart, ToolCallPart, ToolResultPart
 from relay.wire.body import invalid
-from relay.wire.files import EXTENSIONS, from_base64, from_url
+from relay.wire.files import EXTENSIONS, from_base64, from_url, kept
 
 T = TypeVar("T")
 Block = dict[str, Any]
@@ -27,6 +27,7 @@ class Source(Struct):
     media_type: str = ""
     data: str = ""
     url: str = ""
+    file_id: str = ""
     content: str | list[Block] = ""
 
 
@@ -116,7 +117,7 @@ def _document(block: Block, names: dict[str, str], where: str) -> list[Part]:
         case "content":
             return [*head, *parts_of(source.content, names, f"{where}.source.content")]
     file = _file(source, "document", f"{where}.source")
-    if document.title:
+    if document.title and file.file_id is None:
         file = FilePart(document.title[:100], file.content_type, file.url, file.data)
     return [TextPart(document.context), file] if document.context else [file]
 
@@ -135,8 +136,10 @@ def _file(source: Source, stem: str, where: str) -> FilePart:
             return FilePart(name, kind, data=from_base64(source.data, f"{where}.data"))
         case "url":
             return from_url(source.url, stem, f"{where}.url")
+        case "file":
+            return kept(source.file_id, f"{where}.file_id")
     raise BadRequest(
-        f"`{where}.type` is {source.type[:50]!r}: base64 and url are understood.",
+        f"`{where}.type` is {source.type[:50]!r}: base64, url and file are understood.",
         code="unsupported_content",
         param=f"{where}.type",
     )

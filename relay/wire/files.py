@@ -1,4 +1,6 @@
-"""Files that a client sends in a message: the bytes of a data URL, or a URL that is handed on and never fetched here."""
+"""Files that a client sends in a message: the bytes of a data URL, a URL that is handed on and never fetched here, or the
+id of a file that it uploaded before.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +42,13 @@ def from_url(url: str, stem: str, where: str) -> FilePart:
     name = url.split("?")[0].rsplit("/", 1)[-1] or stem
     fallback = "image/png" if stem == "image" else "application/octet-stream"
     return FilePart(name[:100], BY_EXTENSION.get(name.rsplit(".", 1)[-1].lower(), fallback), url=url)
+
+
+def kept(file_id: str, where: str) -> FilePart:
+    """One that was uploaded before, by its id; whether it is there comes out when it is read."""
+    if not re.fullmatch(r"file[-_][\w-]{1,58}", file_id, re.ASCII):
+        raise BadRequest(f"`{where}` is no id of a file.", code="invalid_file_id", param=where)
+    return FilePart(file_id, "application/octet-stream", file_id=file_id)
 
 
 def from_base64(text: str, where: str) -> bytes:

@@ -32,7 +32,7 @@ from relay.events import (
 )
 from relay.wire import sse
 from relay.wire.body import check_count, convert, decode, model_name
-from relay.wire.files import from_base64, from_url
+from relay.wire.files import from_base64, from_url, kept
 
 NAME = "openai-chat"
 
@@ -373,9 +373,11 @@ def _part(part: ContentPart, where: str) -> Part:
 
 
 def _file(file: File | None, where: str) -> FilePart:
+    if file is not None and file.file_id:
+        return kept(file.file_id, f"{where}.file.file_id")
     if file is None or not file.file_data:
         raise BadRequest(
-            f"`{where}.file.file_data` is missing: send the file as a data URL.",
+            f"`{where}.file.file_data` is missing: send the file as a data URL, or a `file_id` of /v1/files.",
             code="missing_required_parameter",
             param=f"{where}.file.file_data",
         )

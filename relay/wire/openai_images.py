@@ -15,7 +15,7 @@ from msgspec import Struct
 from relay.errors import BadRequest
 from relay.events import Attachment, ChatRequest, Event, FilePart, Message, Part, Text, TextPart
 from relay.wire.body import convert, decode, model_name
-from relay.wire.files import from_url
+from relay.wire.files import from_url, kept
 
 NAME = "openai-images"
 MOST = 10
@@ -112,9 +112,11 @@ def _asked(body: dict[str, Any], asked: GenerationBody, files: tuple[FilePart, .
 
 
 def _picture(reference: ImageReference, where: str) -> FilePart:
+    if reference.file_id:
+        return kept(reference.file_id, f"{where}.file_id")
     if not reference.image_url:
         raise BadRequest(
-            f"`{where}.image_url` is missing: send the picture as a data or https URL.",
+            f"`{where}.image_url` is missing: send the picture as a data or https URL, or a `file_id` of /v1/files.",
             code="missing_required_parameter",
             param=f"{where}.image_url",
         )

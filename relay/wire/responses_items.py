@@ -11,7 +11,7 @@ from msgspec import Struct
 from relay.errors import BadRequest
 from relay.events import FilePart, Message, Part, Role, TextPart, ToolCallPart, ToolResultPart
 from relay.wire.body import convert
-from relay.wire.files import BY_EXTENSION, from_url
+from relay.wire.files import BY_EXTENSION, from_url, kept
 
 
 class Audio(Struct):
@@ -240,12 +240,16 @@ def _part(part: Content, where: str) -> Part:
 
 
 def _image(part: Content, where: str) -> FilePart:
+    if part.file_id is not None:
+        return kept(part.file_id, f"{where}.file_id")
     if part.image_url is None:
         raise _missing(where, "image_url")
     return from_url(part.image_url, "image", f"{where}.image_url")
 
 
 def _file(part: Content, where: str) -> FilePart:
+    if part.file_id is not None:
+        return kept(part.file_id, f"{where}.file_id")
     if part.file_url is not None:
         found = from_url(part.file_url, "file", f"{where}.file_url")
     elif part.file_data is not None:
