@@ -20,7 +20,7 @@ from django.db.models import Model
 
 from proxy_site.config import Config
 from proxy_site.draining import draining
-from relay import leases, stored_files, stored_responses
+from relay import leases, stored_files, stored_responses, video_jobs
 from relay.alerts import Alerts
 from relay.aside import Aside
 from relay.balances import ROWS_AT_ONCE, Balances
@@ -39,6 +39,7 @@ LOOK_SECONDS = 15.0
 # The holder looks for what is due: an account that ran out of points, an event that nobody was told of.
 TICK_SECONDS = 2.0
 ACCOUNTS_AT_ONCE = 2
+ADOPT_SECONDS = 10.0
 CLEAR_SECONDS = 3600.0
 # Not in the first moments of a process, in which there is enough to do.
 FIRST_CLEAR_SECONDS = 300.0
@@ -55,7 +56,8 @@ STOP_SECONDS = 3.0
 class Background:
     """Begins with `start` on a running loop. No error ends it, and nothing waits for it."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, adopt: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`adopt` begins again what a process left unfinished that is gone."""
         self.holder = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
         self._aside = Aside("background")
         self._accounts = PoeAccounts(config.poe.connect_seconds)
@@ -65,7 +67,8 @@ class Background:
         self._wake = asyncio.Event()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         # When the lease runs out and when it is renewed, by time.monotonic().
-        self._held_until = self._renew_at = self._clear_at = 0.0
+        self._held_until = self._renew_at = self._clear_at = self._adopt_at = 0.0
+        self._adopt = adopt
         # Taking it was begun, and may succeed even if nobody waits for it any more.
         self._may_hold = False
 
@@ -121,6 +124,9 @@ class Background:
                 self._begin(name, partial(self._look_after, account_id))
         if "alerts" not in self._jobs:
             self._begin("alerts", self._alerts.tell)
+        if self._adopt is not None and time.monotonic() >= self._adopt_at and "adopting" not in self._jobs:
+            self._adopt_at = time.monotonic() + ADOPT_SECONDS
+            self._begin("adopting", self._adopt)
         if time.monotonic() >= self._clear_at and "clearing up" not in self._jobs:
             self._clear_at = time.monotonic() + CLEAR_SECONDS
             self._begin("clearing up", self._clear_up)
@@ -202,7 +208,11 @@ class Background:
                 pass
         while await self._aside.run(_remove, Upload, {"expires_at__lt": now}):
             pass
-        for forget_expired in (stored_responses.forget_expired, stored_files.forget_expired):
+        for forget_expired in (
+            stored_responses.forget_expired,
+            stored_files.forget_expired,
+            video_jobs.forget_expired,
+        ):
             while await self._aside.run(forget_expired):
                 pass
 

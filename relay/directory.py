@@ -283,6 +283,14 @@ class Directory:
             await self.refresh()
         return self._caller(digest, address)
 
+    async def holder_of(self, token_id: int, address: str) -> Caller:
+        """The same for a token that was known when something was accepted."""
+        await self.refresh()
+        token = self.tokens.get(token_id)
+        if token is None:
+            raise Unauthenticated(UNKNOWN_TOKEN)
+        return self.caller_of(token, address)
+
     def _caller(self, digest: str, address: str) -> Caller:
         # A dictionary look-up of an HMAC tells by its time nothing about the token it was made from.
         token = self.tokens.get(self._by_digest.get(digest, 0))

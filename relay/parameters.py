@@ -37,9 +37,11 @@ EFFORT_TOKENS = {
 BUDGET = "thinking_budget"
 MAX_TOKENS = "max_tokens"
 LENGTHS = (MAX_TOKENS, "max_completion_tokens", "max_output_tokens")
+SECONDS = "seconds"
+DURATIONS = ("duration", "duration_seconds", "video_length", "length")
 SIZE = "size"
 ASPECTS = ("aspect_ratio", "aspect", "ratio")
-ALIASES = {EFFORT: EFFORTS, MAX_TOKENS: LENGTHS, "max_completion_tokens": LENGTHS}
+ALIASES = {EFFORT: EFFORTS, MAX_TOKENS: LENGTHS, "max_completion_tokens": LENGTHS, SECONDS: DURATIONS}
 
 _RATIO = re.compile(r"\s*(\d{1,5}(?:\.\d{1,5})?)\s*[x×:/*]\s*(\d{1,5}(?:\.\d{1,5})?)\s*", re.IGNORECASE)
 _PLAIN = re.compile(r"[!-+\--~]{1,64}")

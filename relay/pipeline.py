@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from proxy_site.config import Config
@@ -56,7 +56,8 @@ from relay.transcript import Transcript
 from relay.uploads import KeptUploads
 from relay.upstreams.downloads import Downloads
 from relay.upstreams.poe import Deadlines, Key, Poe, refuse_too_large
-from relay.visit import Visit
+from relay.video_jobs import VideoJobs
+from relay.visit import Asking, Visit
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +71,6 @@ LEAST_TOKENS = 64
 MOST_BEYOND_TOKENS = 4096
 # Poe lets no bot say more.
 MOST_CHARACTERS = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Who asks and how, apart from what."""
-
-    credential: str
-    address: str
-    request_id: str
-    wire: str
-    # What comes to be known of the request is noted there.
-    visit: Visit = field(default_factory=Visit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +101,7 @@ class Relay:
         self.uploads = KeptUploads(hours) if hours else None
         self.responses = StoredResponses(config.responses)
         self.files = StoredFiles(config.files, int(config.server.body_memory_mb * 1_000_000))
+        self.videos = VideoJobs(self)
         self.downloads = Downloads(config.poe.connect_seconds, config.poe.file_hosts)
         self.poe = Poe(
             Deadlines(
@@ -155,6 +145,7 @@ class Relay:
 
     async def stop(self) -> None:
         """Close what is open; what is to be settled is written first."""
+        await self.videos.close()
         await self.poe.close()
         self.downloads.close()
         if self._ledger is not None:
@@ -173,7 +164,10 @@ class Relay:
 
     async def caller(self, asking: Asking) -> Caller:
         await self.start()
-        caller = await self.directory.authenticate(asking.credential, asking.address)
+        if asking.token_id is not None:
+            caller = await self.directory.holder_of(asking.token_id, asking.address)
+        else:
+            caller = await self.directory.authenticate(asking.credential, asking.address)
         asking.visit.token_prefix = caller.token_prefix
         return caller
 
@@ -784,6 +778,14 @@ class Answer:
             total_ms=total_ms,
             counts_tokens=self.admission.counts_tokens,
         )
+
+    async def whole(self) -> list[Event]:
+        """All of its events, settled; or the RelayError with which it broke off."""
+        events: list[Event] = []
+        async with self:
+            async for batch in self:
+                events += batch
+        return events
 
     async def leave(self) -> None:
         """Nobody reads on. The bot is let go of first: a slot is free when nothing is asked with it any more."""

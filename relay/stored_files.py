@@ -73,7 +73,7 @@ class StoredFiles:
         purpose: str,
         lifetime: timedelta | None = None,
     ) -> Kept:
-        """Or BadRequest, where the token's share is used up. Whole or not at all."""
+        """Or BadRequest, where the token's share is used up. Whole or not at all; a video is paid for, and always kept."""
         data = file.data or b""
         content_type = file.content_type
         if content_type == UNKNOWN_TYPE:
@@ -151,7 +151,8 @@ class StoredFiles:
         with transaction_in_turn():
             mine = StoredFile.objects.filter(token_id=token_id, expires_at__gt=now)
             used = mine.aggregate(used=Sum("size"))["used"] or 0
-            if used + size > self._token_bytes or mine.count() >= MOST_OF_A_TOKEN:
+            is_full = used + size > self._token_bytes or mine.count() >= MOST_OF_A_TOKEN
+            if is_full and purpose != VIDEO_OUTPUT:
                 raise BadRequest(
                     f"The files of this access token have {used / MB:.1f} MB already, of at most "
                     f"{self._token_bytes / MB:g} MB and {MOST_OF_A_TOKEN} files: delete some first.",

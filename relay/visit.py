@@ -66,3 +66,16 @@ def _outcome(status: int) -> str:
     if status < 400:
         return "done"
     return "refused" if status < 500 or status == 503 else "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks and how, apart from what: with a token as it was sent, or by its id where it was accepted before."""
+
+    credential: str
+    address: str
+    request_id: str
+    wire: str
+    # What comes to be known of the request is noted there.
+    visit: Visit = field(default_factory=Visit)
+    token_id: int | None = None

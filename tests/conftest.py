@@ -105,6 +105,8 @@ def demo_server() -> Iterator[DemoPoe]:
 @pytest.fixture
 def demo(demo_server: DemoPoe, cast: people.Cast) -> DemoPoe:
     """The demo server as a Poe account, and a mapping for each of its bots."""
+    from relay.demo.bots import BOTS
+
     key = people.poe_key(
         demo_server.key,
         name="demo",
@@ -113,7 +115,7 @@ def demo(demo_server: DemoPoe, cast: people.Cast) -> DemoPoe:
         api_url=demo_server.url,
     )
     assert key.account.team is None
-    for bot in ("Demo-Echo", "Demo-Thinker", "Demo-Replacer", "Demo-Painter", "Demo-Tools", "Demo-Faulty"):
+    for bot in BOTS:
         people.mapping(bot.lower(), bot)
     return demo_server
 

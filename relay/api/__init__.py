@@ -23,6 +23,7 @@ from relay.api import (
     messages,
     models,
     responses,
+    videos,
 )
 from relay.api.answers import error_response
 from relay.api.dialects import spoken
@@ -54,6 +55,7 @@ api.add_router("", completions.router)
 api.add_router("", images.router)
 api.add_router("", audio.router)
 api.add_router("", files.router)
+api.add_router("", videos.router)
 api.add_router("", messages.router)
 api.add_router("", responses.router)
 api.add_router("", billing.router)

@@ -98,15 +98,6 @@ async def parsed(parse: Callable[[bytes], T], body: bytes) -> T:
     return await asyncio.to_thread(parse, body)
 
 
-async def whole(answer: Answer) -> list[Event]:
-    """All of an answer's events, settled; or the RelayError with which it broke off."""
-    events: list[Event] = []
-    async with answer:
-        async for batch in answer:
-            events += batch
-    return events
-
-
 def told_of(response: ResponseT, answer: Answer, dialect: Dialect = OPENAI) -> ResponseT:
     """The response with what headers tell of an answer: how the limits stand, what was ignored, which fallback answers."""
     add_rate_limits(response, answer.rate_limits, dialect)

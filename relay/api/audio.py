@@ -7,7 +7,7 @@ from functools import partial
 from django.http import HttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, parsed, told_of, whole
+from relay.api.answers import json_response, parsed, told_of
 from relay.api.forms import MULTIPART, read_form
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
@@ -34,7 +34,7 @@ async def speech(request: ApiRequest) -> HttpResponse:
     caller = await request.relay.caller(who)
     chat = await parsed(openai_audio.parse_speech, request.body)
     answer = await request.relay.ask(who, caller, chat)
-    sound = openai_audio.recording(await whole(answer))
+    sound = openai_audio.recording(await answer.whole())
     if sound is None:
         raise UserError(
             f"The model {chat.model!r} answered in words and made no sound. Is it one that speaks?",
@@ -71,7 +71,7 @@ async def _written(request: ApiRequest, *, translates: bool) -> HttpResponse:
     fields, files = await read_form(request, "file")
     asked = openai_audio.parse_transcription(fields, files, translates=translates)
     answer = await request.relay.ask(who, caller, asked.chat)
-    text = openai_audio.text_of(await whole(answer))
+    text = openai_audio.text_of(await answer.whole())
     if asked.form == "text":
         return told_of(HttpResponse(f"{text}\n", content_type="text/plain; charset=utf-8"), answer)
     return told_of(json_response(openai_audio.collect(text, asked, translates=translates)), answer)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, parsed, stream_response, told_of, whole
+from relay.api.answers import json_response, parsed, stream_response, told_of
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.wire import openai_chat
@@ -54,6 +54,6 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
     if chat.stream:
         encoder = openai_chat.Encoder(model=chat.model, include_usage=chat.include_usage)
         return told_of(stream_response(answer, encoder), answer)
-    events = await whole(answer)
+    events = await answer.whole()
     body = openai_chat.collect(events, model=chat.model, counted=answer.usage)
     return told_of(json_response(body), answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, parsed, stream_response, told_of, whole
+from relay.api.answers import json_response, parsed, stream_response, told_of
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.wire import openai_completions
@@ -38,6 +38,6 @@ async def completions(request: ApiRequest) -> HttpResponse | StreamingHttpRespon
     if chat.stream:
         encoder = openai_completions.Encoder(model=model, include_usage=chat.include_usage, echo=echo)
         return told_of(stream_response(answer, encoder), answer)
-    events = await whole(answer)
+    events = await answer.whole()
     body = openai_completions.collect(events, model=model, counted=answer.usage, echo=echo)
     return told_of(json_response(body), answer)

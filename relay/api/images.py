@@ -7,13 +7,14 @@ import asyncio
 from django.http import HttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, parsed, told_of, whole
+from relay.api.answers import json_response, parsed, told_of
 from relay.api.forms import MULTIPART, read_form
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.directory import Caller
 from relay.errors import BadRequest, RelayError, UserError
-from relay.pipeline import Answer, Asking
+from relay.pipeline import Answer
+from relay.visit import Asking
 from relay.wire import openai_images
 from relay.wire.openai_images import Asked
 
@@ -74,7 +75,7 @@ async def _painted(request: ApiRequest, who: Asking, caller: Caller, asked: Aske
 
     async def paint() -> tuple[Answer, list[str] | list[bytes]]:
         answer = await request.relay.ask(who, caller, asked.chat)
-        urls = openai_images.pictures(await whole(answer))
+        urls = openai_images.pictures(await answer.whole())
         if not urls:
             raise UserError(
                 f"The model {asked.chat.model!r} answered in words and made no picture. Is it one that does?",

@@ -6,7 +6,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
 from relay import counting
-from relay.api.answers import json_response, parsed, stream_response, told_of, whole
+from relay.api.answers import json_response, parsed, stream_response, told_of
 from relay.api.dialects import ANTHROPIC
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
@@ -56,7 +56,7 @@ async def messages(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
             shows_thinking=shows_thinking,
         )
         return told_of(stream_response(answer, encoder, anthropic_messages.PING), answer, ANTHROPIC)
-    events = await whole(answer)
+    events = await answer.whole()
     body = anthropic_messages.collect(
         events, model=model, counted=answer.usage, shows_thinking=shows_thinking
     )

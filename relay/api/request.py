@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIRequest
 
-from relay.pipeline import Asking
+from relay.visit import Asking
 
 if TYPE_CHECKING:
     from relay.pipeline import Relay

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, parsed, stream_response, told_of, whole
+from relay.api.answers import json_response, parsed, stream_response, told_of
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.directory import Caller
@@ -72,7 +72,7 @@ async def create(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
 
     if is_streamed:
         return told_of(stream_response(answer, encoder, before_end=keep), answer)
-    response = collect(await whole(answer), encoder, answer.usage)
+    response = collect(await answer.whole(), encoder, answer.usage)
     await keep()
     return told_of(json_response(response), answer)
 

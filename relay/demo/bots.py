@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
+import math
 import re
 import secrets
 import struct
+import wave
 import zlib
 from abc import abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from fastapi_poe import DataResponse, ErrorResponse, PartialResponse, PoeBot, QueryRequest
@@ -22,6 +26,8 @@ from relay.demo import faulty
 from relay.demo.account import Listing, Payer, count_words
 from relay.demo.files import Files, StoredFile
 from relay.demo.parameters import DELAY, MOST_REPEATS, REPEAT, delay, number
+
+MEDIA = Path(__file__).parent / "media"
 
 Said: TypeAlias = PartialResponse | ServerSentEvent | DataResponse
 
@@ -205,6 +211,55 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+class Filmer(DemoBot):
+    listing = Listing(
+        "Demo-Filmer",
+        "Shows two seconds of dusk, whatever you ask for. With the parameter delay it takes its time.",
+        outputs=("video",),
+        points_per_message=1000,
+        parameters=(DELAY,),
+    )
+
+    async def answer(self, request: QueryRequest) -> AsyncIterator[Said]:
+        yield _replace("Generating video...")
+        await asyncio.sleep(_delay(request, 0.05))
+        film = StoredFile("dusk.mp4", "video/mp4", (MEDIA / "dusk.mp4").read_bytes())
+        yield self.file_event(self.files.keep(film), film.content_type, film.name)
+        yield _replace("Here is your video.")
+
+
+class Speaker(DemoBot):
+    listing = Listing(
+        "Demo-Speaker",
+        "Hums a tone for each of your words, the longer the word the longer the tone.",
+        outputs=("audio",),
+        points_per_message=50,
+        parameters=(DELAY,),
+    )
+
+    async def answer(self, request: QueryRequest) -> AsyncIterator[Said]:
+        await asyncio.sleep(_delay(request, 0))
+        spoken = StoredFile("speech.wav", "audio/wav", hum(_asked(request)))
+        yield self.file_event(self.files.keep(spoken), spoken.content_type, spoken.name)
+        yield _text("Here it is.")
+
+
+def hum(words: str, rate: int = 8000) -> bytes:
+    """A WAV: a tone for each word, at most twenty."""
+    sound = bytearray()
+    for step, word in enumerate(words.split()[:20]):
+        pitch, length = 220 * 2 ** (step % 12 / 12), rate * min(len(word), 12) // 20
+        sound += bytes(int(128 + 60 * math.sin(2 * math.pi * pitch * at / rate)) for at in range(length))
+        sound += bytes([128]) * (rate // 20)
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(rate)
+        file.writeframes(bytes(sound))
+    return written.getvalue()
+
+
 class Tools(DemoBot):
     listing = Listing(
         "Demo-Tools",
@@ -357,5 +412,5 @@ class Faulty(DemoBot):
 
 
 BOTS: dict[str, type[DemoBot]] = {
-    bot.listing.handle: bot for bot in (Echo, Thinker, Replacer, Painter, Tools, Faulty)
+    bot.listing.handle: bot for bot in (Echo, Thinker, Replacer, Painter, Filmer, Speaker, Tools, Faulty)
 }

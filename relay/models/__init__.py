@@ -18,7 +18,7 @@ from relay.models.poe import (
     State,
     Upload,
 )
-from relay.models.stored import FilePiece, StoredFile, StoredResponse
+from relay.models.stored import FilePiece, StoredFile, StoredResponse, VideoJob
 from relay.models.usage import (
     Cancellation,
     Meter,
@@ -55,6 +55,7 @@ __all__ = [
     "Upload",
     "UsageHour",
     "UsageRecord",
+    "VideoJob",
     "points",
     "validate_http_url",
     "validate_object",

@@ -77,3 +77,43 @@ class FilePiece(models.Model):
 
     def __str__(self) -> str:
         return f"{self.file_id}: {self.number}"
+
+
+class VideoJob(models.Model):
+    """A video that a client was promised. Whichever process makes it, and however often that one dies, it comes to an end."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued", _("queued")
+        IN_PROGRESS = "in_progress", _("in progress")
+        COMPLETED = "completed", _("completed")
+        FAILED = "failed", _("failed")
+
+    id = models.CharField(primary_key=True, max_length=40)
+    token = models.ForeignKey(AccessToken, models.CASCADE, related_name="video_jobs")
+    state = models.CharField(max_length=15, choices=State, default=State.QUEUED)
+    # What was asked, encrypted.
+    asked = models.BinaryField()
+    # How often it was begun.
+    attempts = models.PositiveSmallIntegerField(default=0)
+    error_code = models.CharField(max_length=50, blank=True)
+    error_message = models.TextField(blank=True)
+    output = models.ForeignKey(StoredFile, models.SET_NULL, null=True, related_name="+")
+    created_at = models.DateTimeField()
+    completed_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("video job")
+        verbose_name_plural = _("video jobs")
+        indexes: ClassVar = [
+            models.Index(fields=["token", "-created_at", "-id"], name="relay_videojob_recent"),
+            models.Index(fields=["expires_at"], name="relay_videojob_expires"),
+            models.Index(
+                fields=["created_at"],
+                name="relay_videojob_unfinished",
+                condition=models.Q(state__in=["queued", "in_progress"]),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.id

@@ -183,8 +183,10 @@ async def test_the_catalogue_lists_the_demo_bots_without_a_key(poe: Poe) -> None
     assert sorted(models) == [
         "demo-echo",
         "demo-faulty",
+        "demo-filmer",
         "demo-painter",
         "demo-replacer",
+        "demo-speaker",
         "demo-thinker",
         "demo-tools",
     ]

@@ -70,8 +70,10 @@ def test_it_offers_exactly_these_bots() -> None:
     assert sorted(BOTS) == [
         "Demo-Echo",
         "Demo-Faulty",
+        "Demo-Filmer",
         "Demo-Painter",
         "Demo-Replacer",
+        "Demo-Speaker",
         "Demo-Thinker",
         "Demo-Tools",
     ]

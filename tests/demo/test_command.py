@@ -44,7 +44,7 @@ def test_a_busy_port_is_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
         ended = subprocess.run(
-            [*COMMAND, str(port)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=10
+            [*COMMAND, str(port)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30
         )
 
     told = f"CommandError: The demo Poe server cannot listen on 127.0.0.1:{port}: address already in use."
@@ -55,7 +55,7 @@ def test_a_catalogue_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "catalogue.json"
     file.write_text("[]")
     ended = subprocess.run(
-        [*COMMAND, "0", "--catalogue", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=10
+        [*COMMAND, "0", "--catalogue", str(file)], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
 
     assert ended.returncode == 2

@@ -36,11 +36,12 @@ from relay.ledger.deciding import Page
 from relay.ledger.meters import Meter
 from relay.ledger.spool import Spool
 from relay.limits import UNLIMITED, Limits
-from relay.pipeline import Asking, Relay
+from relay.pipeline import Relay
 from relay.pool import Keeper, health
 from relay.pool.health import Standing, Whose
 from relay.pool.keeping import Rule, block_of
 from relay.upstreams.poe import Key
+from relay.visit import Asking
 from tests.entries import caller, mapping
 from tests.ledger.making import NOON, VERSION
 from tests.ledger.memory import MemoryStore

@@ -335,6 +335,11 @@ def test_it_refuses(fields: dict[str, Any], param: str, code: str) -> None:
         ),
         (
             {"type": "image", **source(type="file", file_id="f")},
+            "messages[0].content[0].source.file_id",
+            "invalid_file_id",
+        ),
+        (
+            {"type": "image", **source(type="hologram")},
             "messages[0].content[0].source.type",
             "unsupported_content",
         ),

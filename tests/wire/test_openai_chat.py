@@ -398,7 +398,7 @@ def test_it_refuses_odd_addresses(kind: str, url: str) -> None:
         ({"messages": [user({"type": "file"})]}, "messages[0].content[0].file.file_data"),
         (
             {"messages": [user({"type": "file", "file": {"file_id": "f"}})]},
-            "messages[0].content[0].file.file_data",
+            "messages[0].content[0].file.file_id",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": 5}]}, "messages[0].tool_call_id"),

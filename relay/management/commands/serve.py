@@ -89,7 +89,7 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
             f"{config.data_dir / 'spool'} cannot be written ({(exc.strerror or '').lower()}): what requests used is kept "
             "there while the database is away."
         ) from None
-    background = Background(config)
+    background = Background(config, relay.videos.adopt)
 
     def begin() -> None:
         background.start()

@@ -18,7 +18,16 @@ from accounts.models import AccessToken, User
 from proxy_site import config as configuration
 from relay.models import BotMapping, PoeAccount, PoeKey
 
-DEMO_BOTS = ("Demo-Echo", "Demo-Thinker", "Demo-Replacer", "Demo-Painter", "Demo-Tools", "Demo-Faulty")
+DEMO_BOTS = (
+    "Demo-Echo",
+    "Demo-Thinker",
+    "Demo-Replacer",
+    "Demo-Painter",
+    "Demo-Filmer",
+    "Demo-Speaker",
+    "Demo-Tools",
+    "Demo-Faulty",
+)
 DEMO_NAME = "demo"
 
 
