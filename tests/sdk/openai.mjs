@@ -1,6 +1,6 @@
 // The official OpenAI SDK for Node asks the relay; tests/sdk/test_node.py says where it is.
 import assert from "node:assert/strict";
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 
 const client = new OpenAI({ apiKey: process.env.TOKEN, baseURL: `${process.env.RELAY}/v1`, maxRetries: 0 });
 const user = (content) => [{ role: "user", content }];
@@ -61,7 +61,68 @@ async function tools() {
   assert.deepEqual(asked, ["Paris"]);
 }
 
-const parts = { models, chat, tools };
+async function responses() {
+  const first = await client.responses.create({ model: "demo-echo", input: "Good morning", instructions: "Be brief." });
+  assert.equal(first.status, "completed");
+  assert.equal(first.output_text, "Good morning");
+  assert.equal(first.usage.output_tokens, 2);
+
+  const second = client.responses.stream({
+    model: "demo-echo",
+    input: "And good night",
+    previous_response_id: first.id,
+  });
+  const kinds = [];
+  for await (const event of second) {
+    assert.equal(event.sequence_number, kinds.length);
+    kinds.push(event.type);
+  }
+  assert.deepEqual([kinds[0], kinds.at(-1)], ["response.created", "response.completed"]);
+  const { id, output_text, usage } = await second.finalResponse();
+  assert.equal(output_text, "And good night");
+  assert(usage.input_tokens > first.usage.input_tokens, "it goes on from the first one");
+
+  assert.equal((await client.responses.retrieve(id)).output_text, "And good night");
+  const asked = [];
+  for await (const item of client.responses.inputItems.list(id)) asked.push(item.content[0].text);
+  assert.deepEqual(asked, ["And good night"]);
+  await client.responses.delete(id);
+  await assert.rejects(client.responses.retrieve(id), OpenAI.NotFoundError);
+}
+
+async function functions() {
+  const asked = { model: "demo-tools", tools: [{ type: "function", ...weather.function, strict: false }] };
+  const streamed = client.responses.stream({ ...asked, input: "Weather in Paris?" });
+  const first = await streamed.finalResponse();
+  const [call] = first.output;
+  assert.deepEqual([call.type, call.name, JSON.parse(call.arguments)], ["function_call", "get_weather", { city: "Paris" }]);
+
+  const second = await client.responses.create({
+    ...asked,
+    previous_response_id: first.id,
+    input: [{ type: "function_call_output", call_id: call.call_id, output: "sunny" }],
+  });
+  assert.match(second.output_text, /sunny/);
+}
+
+async function images() {
+  const isPng = (image) => Buffer.from(image.b64_json, "base64").subarray(1, 4).toString() === "PNG";
+  const asked = { model: "demo-painter", prompt: "A lighthouse" };
+  const told = await client.images.generate({ ...asked, n: 2, response_format: "url" });
+  assert.equal(told.data.length, 2);
+  const painted = await fetch(told.data[0].url);
+  assert.equal(painted.headers.get("content-type"), "image/png");
+  assert((await client.images.generate({ ...asked, response_format: "b64_json" })).data.every(isPng));
+
+  const image = await toFile(await painted.arrayBuffer(), "lighthouse.png", { type: "image/png" });
+  assert((await client.images.edit({ ...asked, image, response_format: "b64_json" })).data.every(isPng));
+  await assert.rejects(
+    client.images.generate({ ...asked, model: "demo-echo" }),
+    (error) => error instanceof OpenAI.BadRequestError && error.code === "no_picture",
+  );
+}
+
+const parts = { models, chat, tools, responses, functions, images };
 for (const [name, part] of Object.entries(parts)) {
   await part();
   console.log(`ok ${name}`);
