@@ -35,10 +35,14 @@ def script(name: str) -> Callable[[Stage, Place], str]:
     """A program in tests/clients/scripts, which prints a line for each thing that it has shown."""
 
     def do(stage: Stage, place: Place) -> str:
-        said = place.python(SCRIPTS / name, stage=stage)
-        return "; ".join(line.removeprefix("ok ") for line in said.splitlines() if line.startswith("ok "))
+        return shown(place.python(SCRIPTS / name, stage=stage))
 
     return do
+
+
+def shown(said: str) -> str:
+    """The lines by which a script says what it has shown; libraries may warn in between."""
+    return "; ".join(line.removeprefix("ok ") for line in said.splitlines() if line.startswith("ok "))
 
 
 # Its asynchronous clients outlive a test, and keep their connections.
@@ -62,8 +66,7 @@ def ai_sdk(stage: Stage, place: Place) -> str:
     # Node looks for packages beside the script.
     (place.work / "ai_sdk.mjs").write_text((SCRIPTS / "ai_sdk.mjs").read_text())
     (place.work / "node_modules").symlink_to(place.installed / "node_modules")
-    said = place.run("node", "ai_sdk.mjs", stage=stage)
-    return "; ".join(line.removeprefix("ok ") for line in said.splitlines())
+    return shown(place.run("node", "ai_sdk.mjs", stage=stage))
 
 
 # Skipped with a model whose name does not promise it.

@@ -106,6 +106,13 @@ def node_place(name: str, packages: Sequence[str], *, scripts: Sequence[str] = (
     return folder
 
 
+def interpreter_of(installed: Path, *, node: bool) -> str:
+    """What a client there runs under, such as "Python 3.11.7"."""
+    program = "node" if node else str(installed / "bin" / "python")
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.strip().replace("v", "Node ") if node else done.stdout.strip()
+
+
 def _install(command: Sequence[str], folder: Path | None = None) -> None:
     HOME.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

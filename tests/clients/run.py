@@ -14,7 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.clients.clients import CLIENTS, Client
-from tests.clients.places import CannotInstall, Failed, Place, node_place, python_place
+from tests.clients.places import (
+    CannotInstall,
+    Failed,
+    Place,
+    interpreter_of,
+    node_place,
+    python_place,
+)
 from tests.clients.stage import ROOT, Stage, relay
 
 REPORT = ROOT / "docs" / "clients.md"
@@ -23,10 +30,10 @@ HEAD = """# Clients
 What real clients did with the relay, each in an environment of its own, over the demo Poe server, whose bots call the tools that they
 are offered. `make test-clients` does it again and writes this page; nothing here is written by hand.
 
-Last run: {date}, Python {python}.
+Last run: {date}, the relay itself under Python {python}.
 
-| client | version | task | result |
-|---|---|---|---|
+| client | version | runs under | task | result |
+|---|---|---|---|---|
 """
 
 
@@ -35,12 +42,13 @@ class Outcome:
     client: Client
     passed: bool
     told: str
+    under: str = "-"
 
     @property
     def row(self) -> str:
         said = re.sub(r"[\s|]+", " ", self.told)[:400]
         verdict = "passed" if self.passed else "**failed**"
-        return f"| {self.client.name} | {self.client.version} | {self.client.task} | {verdict}: {said} |\n"
+        return f"| {self.client.name} | {self.client.version} | {self.under} | {self.client.task} | {verdict}: {said} |\n"
 
 
 def place_of(client: Client) -> Path:
@@ -54,10 +62,14 @@ def place_of(client: Client) -> Path:
 def ask(client: Client, stage: Stage) -> Outcome:
     try:
         installed = place_of(client)
-        with tempfile.TemporaryDirectory(prefix="client-", ignore_cleanup_errors=True) as work:
-            return Outcome(client, True, client.do(stage, Place(installed, Path(work))))
-    except (Failed, CannotInstall) as failed:
+    except CannotInstall as failed:
         return Outcome(client, False, str(failed))
+    under = interpreter_of(installed, node=client.node)
+    try:
+        with tempfile.TemporaryDirectory(prefix="client-", ignore_cleanup_errors=True) as work:
+            return Outcome(client, True, client.do(stage, Place(installed, Path(work))), under)
+    except (Failed, CannotInstall) as failed:
+        return Outcome(client, False, str(failed), under)
 
 
 def main(names: list[str]) -> int:
@@ -70,7 +82,8 @@ def main(names: list[str]) -> int:
             outcomes.append(outcome)
             verdict = "passed" if outcome.passed else "FAILED"
             print(
-                f"{client.name} {client.version}: {verdict} after {time.monotonic() - began:.0f} s\n  {outcome.told}"
+                f"{client.name} {client.version}: {verdict} after {time.monotonic() - began:.0f} s\n  {outcome.told}",
+                flush=True,
             )
     if not names:
         head = HEAD.format(date=datetime.now(UTC).date(), python=sys.version.split()[0])
