@@ -12,17 +12,13 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts.models import AccessToken
-
 
 @sensitive_post_parameters("password")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def home(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated and request.method != "POST":
-        own = AccessToken.objects.filter(owner=request.user).select_related("activity")
-        context = {"access_tokens": own, "api_base": f"{address(request)}/v1"}
-        return render(request, "portal/home.html", context)
+        return render(request, "portal/home.html", {"api_base": f"{address(request)}/v1"})
     form = AuthenticationForm(request, data=request.POST or None)
     if request.method == "POST" and form.is_valid():
         login(request, form.get_user())

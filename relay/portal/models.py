@@ -30,11 +30,11 @@ class Model:
     bot: Bot | None
 
     @property
-    def prices(self) -> list[tuple[str, Decimal]]:
+    def prices(self) -> list[tuple[str, str]]:
         """By the names of the columns, those that are known."""
-        found = [(each, getattr(self.mapping, each)) for each in PRICES]
+        found: list[tuple[str, Decimal | None]] = [(each, getattr(self.mapping, each)) for each in PRICES]
         return [
-            (str(BotMapping._meta.get_field(name).verbose_name), price)  # type: ignore[union-attr]
+            (str(BotMapping._meta.get_field(name).verbose_name), f"{price.normalize():,f}")  # type: ignore[union-attr]
             for name, price in found
             if price is not None
         ]
