@@ -14,7 +14,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import LimitPreset, User
 from relay.models import Bot, PoeAccount, PoeCharge, PoolEvent, UsageHour, UsageRecord
 from relay.portal import own_keys
 from tests import cast as people
@@ -106,7 +106,12 @@ PAGES: dict[str, Line] = {
     "admin/^(?P<app_label>accounts|relay)/$": ADMINISTRATORS.of("app"),
     "admin/(?P<url>.*)$": ADMINISTRATORS.but(Asker.ADMINISTRATOR, outcome=Outcome.MISSING).of("nothing"),
     "admin/accounts/user/<id>/password/": ADMINISTRATORS.of("accounts.user"),
+    "admin/accounts/user/<path:object_id>/issue/": ADMINISTRATORS.of("accounts.user"),
     "admin/accounts/accesstoken/<path:object_id>/rotate/": ADMINISTRATORS.of("token"),
+    "admin/accounts/accesstoken/<path:object_id>/extend/": ADMINISTRATORS.of("token"),
+    "admin/accounts/accesstoken/<path:object_id>/limit/": ADMINISTRATORS.of("token"),
+    "admin/accounts/accesstoken/<path:object_id>/clone/": ADMINISTRATORS.of("token"),
+    "admin/accounts/accesstoken/<path:object_id>/disable/": ADMINISTRATORS.of("token"),
     "admin/relay/live/": ADMINISTRATORS,
     "admin/relay/reconciliation/": ADMINISTRATORS,
     "admin/relay/botmapping/explain/": ADMINISTRATORS,
@@ -138,6 +143,7 @@ PANEL: dict[str, dict[str, Line]] = {
     "accounts.team": EDITED,
     "accounts.user": EDITED,
     "accounts.accesstoken": EDITED,
+    "accounts.limitpreset": EDITED,
     "relay.poeaccount": EDITED,
     "relay.poekey": EDITED,
     "relay.botmapping": EDITED,
@@ -170,6 +176,13 @@ API: dict[str, Line] = {
     "images/generations": CALLERS,
     "images/edits": CALLERS,
     "images/variations": CALLERS,
+    "files": CALLERS,
+    "files/<file_id>": THEIR_OWN.of("file"),
+    "files/<file_id>/content": THEIR_OWN.of("file"),
+    "videos": CALLERS,
+    "videos/<video_id>": THEIR_OWN.of("video"),
+    "videos/<video_id>/content": THEIR_OWN.of("video"),
+    "videos/<video_id>/remix": CALLERS.of("video"),
     "audio/speech": CALLERS,
     "audio/transcriptions": CALLERS,
     "audio/translations": CALLERS,
@@ -265,6 +278,7 @@ def _things(cast: Cast) -> dict[str, tuple[Any, ...]]:
         "accounts.team": cast.physics,
         "accounts.user": cast.bob.user,
         "accounts.accesstoken": cast.bob.token,
+        "accounts.limitpreset": LimitPreset.objects.create(name="A student"),
         "relay.poeaccount": key.account,
         "relay.poekey": key,
         "relay.botmapping": people.mapping("everybodys", "GPT-4o"),

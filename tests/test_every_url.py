@@ -185,6 +185,13 @@ async def test_every_route_of_the_api(api: Api, cast: people.Cast, demo: DemoPoe
     stage = await in_database(rights.stage, cast)
     kept = await api.openai(cast.bob.plain).responses.create(model="demo-echo", input="x", store=True)
     stage.things["response"] = (kept.id,)
+    sdk = api.openai(cast.bob.plain)
+    file = await sdk.files.create(file=("x.txt", b"x", "text/plain"), purpose="user_data")
+    stage.things["file"] = (file.id,)
+    asked = {"model": "demo-filmer", "prompt": "dusk"}
+    bearer = {"Authorization": f"Bearer {cast.bob.plain}"}
+    video = await api.http.post("/v1/videos", json=asked, headers=bearer)
+    stage.things["video"] = (video.json()["id"],)
     token = stage.people[asker].plain if asker in stage.people else "sk-poe-nonsense"
     paths = {base + path_of(route, line, stage): line for route, line in API.items() for base in ("", "/v1")}
     outcomes: dict[str, dict[str, Outcome | None]] = {path: {} for path in paths}
