@@ -16,15 +16,21 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts import tokens
+from accounts.guessing import Guesses
 from accounts.limits import Limits, validate_networks, validate_patterns
+from accounts.preferences import Preferences
 from accounts.presets import Conditions, LimitPreset
+from accounts.second_factor import SecondFactor
 from accounts.self_service import SelfService
 from proxy_site.keys import derived
 
 __all__ = [
     "AccessToken",
+    "Guesses",
     "LimitPreset",
     "Limits",
+    "Preferences",
+    "SecondFactor",
     "SelfService",
     "Team",
     "TokenActivity",

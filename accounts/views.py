@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from django.conf import settings
-from django.contrib.auth import login, logout
-from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.templatetags.static import static
@@ -12,18 +11,16 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from accounts.signing_in import sign_in
+
 
 @sensitive_post_parameters("password")
 @never_cache
 @require_http_methods(["GET", "HEAD", "POST"])
 def home(request: HttpRequest) -> HttpResponse:
-    if request.user.is_authenticated and request.method != "POST":
-        return render(request, "portal/home.html", {"api_base": f"{address(request)}/v1"})
-    form = AuthenticationForm(request, data=request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        login(request, form.get_user())
-        return redirect("portal:home")
-    return render(request, "portal/sign_in.html", {"form": form})
+    if not request.user.is_authenticated or request.method == "POST":
+        return sign_in(request)
+    return render(request, "portal/home.html", {"api_base": f"{address(request)}/v1"})
 
 
 @require_POST

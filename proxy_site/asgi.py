@@ -54,6 +54,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> Any:
             await api(scope, receive, send)
         else:
             visit.address = client_address(scope, trusted)
+            # What Django calls REMOTE_ADDR: who signs in, not the proxy in front.
+            scope["client"] = [visit.address, 0]
             await pages(scope, receive, _noting(visit, send))
     except Exception:
         visit.fail()

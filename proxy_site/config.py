@@ -192,6 +192,10 @@ class Server(Section):
     time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
 
 
+class Accounts(Section):
+    second_factor: Literal["optional", "administrators", "everybody"] = "optional"
+
+
 class Database(Section):
     url: Annotated[SecretStr, AfterValidator(_database_url)] = SecretStr("")
 
@@ -270,6 +274,7 @@ class Config(BaseSettings):
 
     data_dir: Annotated[Path, AfterValidator(_in_base_dir)] = BASE_DIR / "var"
     server: Server = Server()
+    accounts: Accounts = Accounts()
     database: Database = Database()
     secrets: Secrets = Secrets()
     poe: Poe = Poe()

@@ -5,10 +5,14 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from accounts.preferences import choose_language
+from accounts.signing_in import to_panel
+
 urlpatterns = [
     path("", include("accounts.urls")),
     path("", include("relay.portal.urls")),
-    path("i18n/", include("django.conf.urls.i18n")),
+    path("i18n/setlang/", choose_language, name="set_language"),
+    path("admin/login/", to_panel),
     path("admin/", include("relay.panel.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -24,6 +24,7 @@ import uvicorn
 from django.conf import settings as django_settings
 from django.db import connections
 from django.test import Client
+from django.utils import timezone, translation
 from playwright.async_api import Browser, async_playwright
 
 from proxy_site.config import Config
@@ -47,6 +48,14 @@ def plain_static_files(settings: Any) -> None:
     """Hashed names need a collectstatic first."""
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_a_request_is_left_behind() -> Iterator[None]:
+    """Its language and time zone stay active in its thread, which is the tests' own."""
+    yield
+    translation.deactivate()
+    timezone.deactivate()
 
 
 @pytest.fixture

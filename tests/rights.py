@@ -75,6 +75,7 @@ READ_ONLY = ADMINISTRATORS.but(Asker.ADMINISTRATOR, outcome=Outcome.READ_ONLY)
 
 PAGES: dict[str, Line] = {
     "": EVERYBODY,
+    "sign-in/code/": EVERYBODY,
     "sign-out/": EVERYBODY,
     "favicon.ico": EVERYBODY,
     "i18n/setlang/": EVERYBODY,
@@ -85,6 +86,11 @@ PAGES: dict[str, Line] = {
     "me/usage/": SIGNED_IN,
     "me/requests/": SIGNED_IN,
     "me/models/": SIGNED_IN,
+    "me/settings/": SIGNED_IN,
+    "me/settings/password/": SIGNED_IN,
+    "me/settings/second-factor/": SIGNED_IN,
+    "me/settings/second-factor/codes/": SIGNED_IN,
+    "me/settings/second-factor/remove/": SIGNED_IN,
     "me/poe-key/": SIGNED_IN,
     # Of those who ask, only Bob and the physicists have stored a key.
     "me/poe-key/test/": OWN_ONLY,

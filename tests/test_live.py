@@ -19,6 +19,7 @@ from django.test import Client
 from proxy_site import hosts
 from relay.models import Cancellation, UsageRecord
 from tests import cast as people
+from tests.accounts.test_second_factor import with_factor
 from tests.cast import Cast
 from tests.conftest import ROOT, Api, DemoPoe, Served, in_database, wait_for
 
@@ -29,6 +30,11 @@ def cookie_of(person: people.Person) -> str:
     client = Client(SERVER_NAME="127.0.0.1")
     client.force_login(person.user)
     return str(client.cookies[django_settings.SESSION_COOKIE_NAME].value)
+
+
+def without_the_code(person: people.Person) -> str:
+    with_factor(person.user)
+    return cookie_of(person)
 
 
 class Watching:
@@ -116,6 +122,7 @@ async def test_only_administrators_may_watch(serve: Callable[..., Served], cast:
     for cookie, headers in (
         ("nobody", {}),
         (await in_database(cookie_of, cast.root), {"Origin": "https://evil.example"}),
+        (await in_database(without_the_code, cast.root), {}),
     ):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             async with watching(served, cookie, **headers):

@@ -242,13 +242,6 @@ def english(response: Any) -> list[str]:
     return sorted(text for text in texts if text.casefold() in ours)
 
 
-@pytest.fixture(autouse=True)
-def no_language_is_left_behind() -> Iterator[None]:
-    """The language of a request stays active in its thread, which is the tests' own."""
-    yield
-    translation.deactivate()
-
-
 @pytest.fixture
 def chinese() -> Client:
     return Client(SERVER_NAME="127.0.0.1", headers={"accept-language": "zh-CN,zh;q=0.9,en;q=0.8"})

@@ -19,7 +19,7 @@ from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from accounts import tokens
+from accounts import second_factor, tokens
 from accounts.admin import acting, issuing
 from accounts.models import AccessToken, AccessTokenQuerySet, Team, User, token_digest
 
@@ -60,9 +60,19 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ("username", "team", "role", "is_superuser", "is_active", "last_login", "issue_link")
+    list_display = (
+        "username",
+        "team",
+        "role",
+        "is_superuser",
+        "is_active",
+        "has_second_factor",
+        "last_login",
+        "issue_link",
+    )
     list_filter = ("team", "role", "is_superuser", "is_active")
-    list_select_related = ("team",)
+    list_select_related = ("team", "second_factor")
+    actions = ("remove_second_factor",)
     search_fields = ("username", "first_name", "last_name", "email")
     ordering = ("username",)
     actions_detail = ("issue",)
@@ -105,6 +115,21 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     @action(description=ISSUE, url_path="issue", icon="key")
     def issue(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return issuing.issue(self, request, object_id)
+
+    @display(description=_("second factor"), boolean=True)
+    def has_second_factor(self, user: User) -> bool:
+        factor = getattr(user, "second_factor", None)
+        return factor is not None and factor.confirmed_at is not None
+
+    @admin.action(description=_("Take the second factor away (the phone is lost)"), permissions=["change"])
+    def remove_second_factor(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        by = request.user.get_username()
+        removed = [user for user in queryset if second_factor.remove(user, by=by)]
+        for user in removed:
+            # In English, as the history has it.
+            self.log_change(request, user, [{"deleted": {"name": "second factor", "object": str(user)}}])
+        said = ngettext("%(n)d second factor taken away.", "%(n)d second factors taken away.", len(removed))
+        self.message_user(request, said % {"n": len(removed)}, messages.SUCCESS)
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -14,6 +14,7 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from accounts.models import User
+from accounts.signing_in import is_through
 from relay.models import Cancellation
 from relay.panel.live import Row, feed
 
@@ -29,7 +30,7 @@ MOST_CHARACTERS = 1000
 class Live(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         self._checked_at = time.monotonic()
-        if not _may_watch(self.scope["user"]):
+        if not (_may_watch(self.scope["user"]) and await self._still_may()):
             await self.close(code=NOT_ALLOWED)
             return
         await self.accept()
@@ -79,7 +80,7 @@ def _is_administrator(user_id: int, session: Any) -> bool:
     if not session.exists(session.session_key):
         return False
     user = User.objects.filter(pk=user_id).first()
-    return user is not None and _may_watch(user)
+    return user is not None and _may_watch(user) and is_through(user, session)
 
 
 def _wish(text: str) -> uuid.UUID | None:

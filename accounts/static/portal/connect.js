@@ -1,4 +1,5 @@
 // Fills the token and the model into fields, links and QR codes. Nothing here sends anything: the token stays in this page.
+import { drawn } from "./qr.js";
 
 const section = document.querySelector("[data-connect]");
 const source = document.querySelector("[data-token]");
@@ -7,8 +8,6 @@ const nextchat = section.querySelector("[data-nextchat]");
 const { base } = section.dataset;
 // Another relay's settings in the same app stay what they are.
 const id = `poe-relay-${new URL(base).host.replace(/[^a-z0-9]+/g, "-")}`;
-const QUIET = 4;
-const SVG = "http://www.w3.org/2000/svg";
 
 function base64(value) {
   return btoa(String.fromCharCode(...new TextEncoder().encode(JSON.stringify(value))));
@@ -79,32 +78,8 @@ async function draw(app) {
   const place = app.querySelector("[data-qr]");
   const text = place.dataset.qr;
   if (!text) return place.replaceChildren();
-  const { qrcode } = await import(section.dataset.qrcode);
-  if (text !== place.dataset.qr) return;
-  const code = qrcode(0, "L");
-  code.addData(text);
-  code.make();
-  place.replaceChildren(picture(code, place.dataset.label));
-}
-
-function picture(code, label) {
-  const count = code.getModuleCount();
-  const size = count + 2 * QUIET;
-  const dark = [];
-  for (let row = 0; row < count; row += 1) {
-    for (let column = 0; column < count; column += 1) {
-      if (code.isDark(row, column)) dark.push(`M${column + QUIET} ${row + QUIET}h1v1h-1z`);
-    }
-  }
-  const svg = element("svg", { viewBox: `0 0 ${size} ${size}`, role: "img", "aria-label": label, "shape-rendering": "crispEdges" });
-  svg.append(element("rect", { width: size, height: size, fill: "#fff" }), element("path", { d: dark.join(""), fill: "#000" }));
-  return svg;
-}
-
-function element(name, attributes) {
-  const made = document.createElementNS(SVG, name);
-  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
-  return made;
+  const picture = await drawn(text, place.dataset.label, section.dataset.qrcode);
+  if (text === place.dataset.qr) place.replaceChildren(picture);
 }
 
 source.addEventListener("input", fill);
