@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 from zoneinfo import available_timezones
@@ -13,6 +15,7 @@ from django.db import models, transaction
 from django.db.models import ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Greatest
 from django.utils import timezone
+from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
 from accounts import tokens
@@ -42,6 +45,9 @@ NAME_TAKEN = _(
     "This person has a working token of this name already. If you have just sent this form twice: the first time it "
     "was shown, and rotating it shows a new one."
 )
+
+# Without what looks alike on paper.
+PAPER_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 # A person with more tokens that still work has lost count of them.
 MOST_OWN_TOKENS = 50
 
@@ -97,6 +103,20 @@ class PersonManager(UserManager["User"]):
         user: User = super()._create_user_object(username, email, password, **extra)  # type: ignore[misc]
         return user
 
+    def add_member(self, by: User, username: str, **limits: int | None) -> tuple[User, str]:
+        """Somebody new in this manager's team, and a password to sign in with for the first time: show it once."""
+        password = get_random_string(12, PAPER_LETTERS)
+        with transaction.atomic():
+            manager = self.select_for_update().select_related("team").get(pk=by.pk)
+            if not (manager.is_active and manager.is_manager):
+                raise PermissionDenied
+            member = User(username=username, team=manager.team, **limits)
+            member.set_password(password)
+            member.full_clean()
+            member.check_within(manager.team)
+            member.save(force_insert=True)
+        return member, password
+
 
 class User(AbstractUser, Limits):
     """A person, in exactly one team."""
@@ -112,6 +132,11 @@ class User(AbstractUser, Limits):
         choices=Role,
         default=Role.MEMBER,
         help_text=_("A manager looks after the own team; an administrator is a superuser."),
+    )
+
+    # Empty: by an administrator. Then no manager lets them in again.
+    disabled_by = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
     )
 
     objects: ClassVar[PersonManager] = PersonManager()
@@ -132,6 +157,53 @@ class User(AbstractUser, Limits):
     @property
     def is_manager(self) -> bool:
         return self.role == self.Role.MANAGER or self.is_superuser
+
+    @property
+    def is_administrator(self) -> bool:
+        return self.is_staff or self.is_superuser
+
+    def may_manage(self, other: User) -> bool:
+        """Whom a manager looks after: the own team's members and other managers. Not oneself, and no administrator."""
+        is_of_team = other.team_id == self.team_id and other.pk != self.pk
+        return self.is_active and self.is_manager and is_of_team and not other.is_administrator
+
+    @contextmanager
+    def managing(self, other: User) -> Iterator[User]:
+        """Them as they are now, for as long as it takes; or PermissionDenied, also if the right was taken away just now."""
+        with transaction.atomic():
+            both = User.objects.select_for_update(of=("self",)).select_related("team").order_by("pk")
+            found = both.in_bulk([self.pk, other.pk])
+            if len(found) < 2 or not found[self.pk].may_manage(found[other.pk]):
+                raise PermissionDenied
+            yield found[other.pk]
+
+    def disable(self, by: User) -> None:
+        """No sign-in and no token works, from the next request on."""
+        with by.managing(self) as member:
+            if member.is_active:
+                member.is_active, member.disabled_by = False, by
+                member.save(update_fields=["is_active", "disabled_by"])
+
+    def enable(self, by: User) -> None:
+        """Whom a manager disabled. Whom an administrator did is an administrator's to let in."""
+        with by.managing(self) as member:
+            if not member.is_active and member.disabled_by_id is None:
+                raise PermissionDenied
+            member.is_active, member.disabled_by = True, None
+            member.save(update_fields=["is_active", "disabled_by"])
+
+    def appoint(self, role: Role, by: User) -> None:
+        with by.managing(self) as member:
+            member.role = role
+            member.save(update_fields=["role"])
+
+    def limit(self, by: User, **limits: int | None) -> None:
+        """Within the team's: raises ValidationError."""
+        with by.managing(self) as member:
+            for name, limit in limits.items():
+                setattr(member, name, limit)
+            member.check_within(member.team)
+            member.save(update_fields=list(limits))
 
     @property
     def may_issue_tokens(self) -> bool:
@@ -193,6 +265,12 @@ class AccessTokenManager(TokensManager["AccessToken"]):
             if any(token.is_usable for token in self.filter(owner=owner, name=name)):
                 raise ValidationError({"name": NAME_TAKEN})
             return self.issue(owner, name, **fields)
+
+    def issue_to_member(self, by: User, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
+        """By a manager, within the limits of the member and the team. Its conditions bind the member."""
+        with by.managing(owner) as member:
+            AccessToken(owner=member, **fields).check_within(member, member.team)
+            return self.issue_once(member, name, **fields)
 
     def issue(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
         """Make a token for this person. The second value is the token itself: show it once, store it nowhere."""
@@ -275,22 +353,38 @@ class AccessToken(Limits):
         ends = self.expires_at is not None and self.replaced_by_id is None
         return self.has_limits or bool(self.allowed_models or self.allowed_networks) or ends
 
-    def revoke(self, by: User) -> None:
-        """By its owner. It is refused from the next request on."""
-        if by.pk != self.owner_id:
-            raise PermissionDenied
-        if not self.enabled:
+    def revoke(self, by: User, reason: str = "") -> None:
+        """By its owner, or by a manager with a reason, which its holder is told. It is refused from the next request on."""
+        if by.pk == self.owner_id:
+            with transaction.atomic():
+                if self._disable("revoked by its owner"):
+                    SelfService.objects.update_or_create(token=self, defaults={"revoked_at": timezone.now()})
             return
-        with transaction.atomic():
-            self.enabled = False
-            self.disabled_reason = "revoked by its owner"
-            self.save(update_fields=["enabled", "disabled_reason"])
-            SelfService.objects.update_or_create(token=self, defaults={"revoked_at": timezone.now()})
+        with by.managing(self.owner):
+            self._disable(reason or "revoked by a manager")
+
+    def _disable(self, reason: str) -> bool:
+        """False: it was disabled already, for a reason of its own."""
+        found = AccessToken.objects.filter(pk=self.pk, enabled=True)
+        return bool(found.update(enabled=False, disabled_reason=reason))
+
+    def limit(self, by: User, **limits: int | None) -> None:
+        """By a manager, within those of its owner and the team. From now on they bind its owner, whoever made it."""
+        with by.managing(self.owner) as owner:
+            for name, limit in limits.items():
+                setattr(self, name, limit)
+            self.check_within(owner, owner.team)
+            self.save(update_fields=list(limits))
+            SelfService.objects.filter(token=self).update(made=SelfService.Made.FOR_THEM)
 
     def rotate_by(self, by: User, overlap: timedelta) -> tuple[AccessToken, str]:
-        if by.pk != self.owner_id or not self.is_usable:
+        """By its owner or by a manager."""
+        if not self.is_usable:
             raise PermissionDenied
-        return self.rotate(overlap)
+        if by.pk == self.owner_id:
+            return self.rotate(overlap)
+        with by.managing(self.owner):
+            return self.rotate(overlap)
 
     def is_expired(self, now: datetime | None = None) -> bool:
         return self.expires_at is not None and self.expires_at <= (now or timezone.now())

@@ -131,6 +131,12 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         said = ngettext("%(n)d second factor taken away.", "%(n)d second factors taken away.", len(removed))
         self.message_user(request, said % {"n": len(removed)}, messages.SUCCESS)
 
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        if "is_active" in form.changed_data:
+            # A manager who had disabled them has no say in it any more.
+            obj.disabled_by = None
+        super().save_model(request, obj, form, change)
+
 
 class StateFilter(admin.SimpleListFilter):
     title = _("state")

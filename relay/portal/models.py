@@ -44,12 +44,17 @@ class Model:
 @login_required
 @require_safe
 def usable(request: HttpRequest) -> HttpResponse:
-    asked = request.GET.get("q", "").strip()[:200]
+    asked = asked_for(request, "q")
     found = visible(cast(User, request.user))
     if asked:
         found = found.filter(Q(model__icontains=asked) | Q(bot__icontains=asked))
     context = {"models": described(found), "asked": asked}
     return render(request, "portal/models.html", context)
+
+
+def asked_for(request: HttpRequest, name: str) -> str:
+    """What somebody looks for. A NUL is in no text that PostgreSQL holds or takes."""
+    return request.GET.get(name, "").replace("\0", "").strip()[:200]
 
 
 def visible(user: User) -> QuerySet[BotMapping]:

@@ -12,6 +12,7 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
@@ -28,9 +29,9 @@ def own(request: HttpRequest) -> HttpResponse:
     user = cast(User, request.user)
     form = TokenForm(request.POST if request.method == "POST" else None)
     if request.method == "POST" and form.is_valid():
-        issued = _issue(form, lambda chosen: AccessToken.objects.issue_to_self(user, **chosen))
-        if issued is not None:
-            return show_once(request, *issued)
+        made = issued(form, lambda chosen: AccessToken.objects.issue_to_self(user, **chosen))
+        if made is not None:
+            return show_once(request, *made)
     context = {
         "access_tokens": AccessToken.objects.shown_to(user),
         "form": form,
@@ -70,20 +71,20 @@ def revoke(request: HttpRequest, pk: int) -> HttpResponse:
 def show_once(request: HttpRequest, token: AccessToken, plain: str) -> HttpResponse:
     """With what connects an app: the one that it was made for lies open."""
     offered = connect.offer(request, token.owner, request.POST.get("app", ""), token)
-    context = {"token": token, "plain": plain, **offered}
+    is_own = token.owner_id == request.user.pk
+    back = reverse("me:tokens") if is_own else reverse("team:member", args=[token.owner_id])
+    context = {"token": token, "plain": plain, "back": back, **offered}
     return render(request, "portal/issued.html", context)
 
 
-def _issue(
+def issued(
     form: TokenForm, by: Callable[[dict[str, Any]], tuple[AccessToken, str]]
 ) -> tuple[AccessToken, str] | None:
     """None: the form says why not."""
     try:
-        issued = by(form.chosen)
+        return by(form.chosen)
     except ValidationError as exc:
         form.add_error(None, exc)
-        return None
     except PermissionDenied:
         form.add_error(None, _("You may not issue another token. Ask your manager or administrator."))
-        return None
-    return issued
+    return None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from relay.portal import connect, models, tokens, usage, views
+from relay.portal import connect, member_tokens, members, models, team, tokens, usage, views
 
 me = [
     path("tokens/", tokens.own, name="tokens"),
@@ -13,6 +13,22 @@ me = [
     path("requests/", usage.requests, name="requests"),
     path("models/", models.usable, name="models"),
 ]
+own_team = [
+    path("", team.people, name="people"),
+    path("usage/", team.used, name="usage"),
+    path("requests/", team.requests, name="requests"),
+    path("members/add/", members.add, name="add"),
+    path("members/<int:pk>/", members.show, name="member"),
+    path("members/<int:pk>/limits/", members.limit, name="limit"),
+    path("members/<int:pk>/disable/", members.disable, name="disable"),
+    path("members/<int:pk>/enable/", members.enable, name="enable"),
+    path("members/<int:pk>/manager/", members.appoint, {"role": "manager"}, name="make-manager"),
+    path("members/<int:pk>/member/", members.appoint, {"role": "member"}, name="make-member"),
+    path("members/<int:pk>/tokens/", member_tokens.issue, name="issue"),
+    path("tokens/<int:pk>/", member_tokens.show, name="token"),
+    path("tokens/<int:pk>/rotate/", member_tokens.rotate, name="rotate"),
+    path("tokens/<int:pk>/revoke/", member_tokens.revoke, name="revoke"),
+]
 own_key = [
     path("me/poe-key/", views.own_key, {"whose": "me"}, name="me"),
     path("me/poe-key/test/", views.test, {"whose": "me"}, name="me-test"),
@@ -21,4 +37,8 @@ own_key = [
     path("team/poe-key/test/", views.test, {"whose": "team"}, name="team-test"),
     path("team/poe-key/remove/", views.remove, {"whose": "team"}, name="team-remove"),
 ]
-urlpatterns = [path("me/", include((me, "me"))), path("", include((own_key, "own-key")))]
+urlpatterns = [
+    path("me/", include((me, "me"))),
+    path("team/", include((own_team, "team"))),
+    path("", include((own_key, "own-key"))),
+]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.auth.decorators import login_required
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -19,7 +20,7 @@ from accounts.models import Limits, Team, User
 from relay import reports
 from relay.ledger import periods
 from relay.models import Meter, UsageRecord
-from relay.panel.paging import Place, older_page
+from relay.panel.paging import Page, Place, older_page
 
 DAYS = 30
 PAGE = 50
@@ -57,7 +58,7 @@ CHART_HEIGHT, BAR_WIDTH = 100, 10
 @require_safe
 def own(request: HttpRequest) -> HttpResponse:
     user = cast(User, request.user)
-    scope = _scope(user.pk)
+    scope = last_days(user_id=user.pk)
     days = reports.by_day(scope, timezone.get_current_timezone_name())
     context = {
         "budgets": budgets(f"user:{user.pk}", user, user.team),
@@ -78,14 +79,20 @@ def own(request: HttpRequest) -> HttpResponse:
 @login_required
 @require_safe
 def requests(request: HttpRequest) -> HttpResponse:
+    mine = UsageRecord.objects.filter(user_id=cast(User, request.user).pk)
+    page, is_first = older_records(request, mine)
+    return render(request, "portal/requests.html", {"page": page, "is_first": is_first})
+
+
+def older_records(
+    request: HttpRequest, found: QuerySet[UsageRecord], within: QuerySet[UsageRecord] | None = None
+) -> tuple[Page, bool]:
+    """The page that was asked for, and whether it is the newest one; `within` as in older_page."""
     try:
         place = Place.read(request.GET["older"]) if "older" in request.GET else None
     except IncorrectLookupParameters:
         raise Http404 from None
-    mine = UsageRecord.objects.filter(user_id=cast(User, request.user).pk)
-    page = older_page(mine, None, place, PAGE)
-    context = {"page": page, "is_first": place is None}
-    return render(request, "portal/requests.html", context)
+    return older_page(found, within, place, PAGE), place is None
 
 
 def budgets(meter_id: str, whose: Limits, team: Team) -> list[Budget]:
@@ -122,9 +129,8 @@ def bars(days: list[reports.Day]) -> list[Bar]:
     ]
 
 
-def _scope(user_id: int) -> reports.Scope:
-    """The last days, with today."""
+def last_days(*, team_id: int | None = None, user_id: int | None = None) -> reports.Scope:
+    """With today."""
     today = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    return reports.Scope(
-        today - timedelta(days=DAYS - 1), timezone.now() + timedelta(hours=1), user_id=user_id
-    )
+    since, until = today - timedelta(days=DAYS - 1), timezone.now() + timedelta(hours=1)
+    return reports.Scope(since, until, team_id, user_id)
