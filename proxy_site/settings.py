@@ -181,6 +181,6 @@ UNFOLD = {
     "SHOW_LANGUAGES": True,
     "SHOW_HISTORY": True,
     "STYLES": [lambda request: static("panel/panel.css")],
-    "DASHBOARD_CALLBACK": "relay.panel.attention.dashboard",
+    "DASHBOARD_CALLBACK": "relay.panel.dashboard.context",
     "SIDEBAR": {"show_search": True, "navigation": "relay.panel.sidebar.navigation"},
 }

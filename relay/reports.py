@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db.models import Model, QuerySet, Sum
 
-from accounts.models import AccessToken, User
+from accounts.models import AccessToken, Team, User
 from relay.ledger.rollups import FIRST_BYTE_BOUNDS
 from relay.models import PoeKey, RefusalHour, UsageHour
 
@@ -113,6 +113,9 @@ class FirstBytes:
 
     counts: tuple[int, ...]
 
+    def __add__(self, other: FirstBytes) -> FirstBytes:
+        return FirstBytes(tuple(map(sum, zip(self.counts, other.counts, strict=True))))
+
     @property
     def answers(self) -> int:
         return sum(self.counts)
@@ -129,7 +132,36 @@ class FirstBytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """An hour, a day or a month of a chart. An error is what failed or was lost: a client that hung up is none."""
+
+    start: datetime
+    requests: int
+    errors: int
+    points: int
+    first_bytes: FirstBytes
+
+    def __add__(self, other: Slot) -> Slot:
+        return Slot(
+            self.start,
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.points + other.points,
+            self.first_bytes + other.first_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Refusals:
+    limit: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A token of which a limit refused requests: its own limit, its owner's or its team's."""
+
+    token_id: int
     limit: str
     count: int
 
@@ -159,6 +191,53 @@ def _days(scope: Scope, zone: ZoneInfo) -> Iterator[date]:
         day += timedelta(days=1)
 
 
+NO_FIRST_BYTES = FirstBytes((0,) * len(FIRST_BYTE_COLUMNS))
+_SLOT_SUMS: Any = {
+    f"all_{name}": Sum(name, default=0)
+    for name in ("requests", "failed", "lost", "points", *FIRST_BYTE_COLUMNS)
+}
+# The beginning of the hour, day or month that a moment is in, and of the next one.
+STEPS: dict[str, tuple[Callable[[datetime], datetime], Callable[[datetime], datetime]]] = {
+    # As rollups have it: where clocks are half an hour off, an hour begins at half past.
+    "hour": (
+        lambda moment: _in_utc(moment, lambda utc: utc.replace(minute=0, second=0, microsecond=0)),
+        lambda start: _in_utc(start, lambda utc: utc + timedelta(hours=1)),
+    ),
+    "day": (
+        lambda moment: moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0),
+        lambda start: start + timedelta(days=1),
+    ),
+    "month": (
+        lambda moment: moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0, fold=0),
+        lambda start: (start + timedelta(days=32)).replace(day=1),
+    ),
+}
+
+
+def _in_utc(moment: datetime, change: Callable[[datetime], datetime]) -> datetime:
+    """Where clocks are set back an hour comes twice: there no arithmetic is right."""
+    return change(moment.astimezone(UTC)).astimezone(moment.tzinfo)
+
+
+def slots(scope: Scope, step: str, time_zone: str) -> list[Slot]:
+    """Every hour, day or month of the scope, by the calendar there, also those without use. One query."""
+    zone = ZoneInfo(time_zone)
+    floor, next_ = STEPS[step]
+    # Names one, also where clocks are set back.
+    found: dict[datetime, Slot] = {}
+    start = floor(scope.since.astimezone(zone))
+    while start < scope.until:
+        found[start.astimezone(UTC)] = Slot(start, 0, 0, 0, NO_FIRST_BYTES)
+        start = next_(start)
+    for row in scope.of(UsageHour.objects.all()).order_by().values("hour").annotate(**_SLOT_SUMS):
+        start = floor(row["hour"].astimezone(zone))
+        requests, failed, lost, points, *counts = (row[name] for name in _SLOT_SUMS)
+        found[start.astimezone(UTC)] += Slot(
+            start, requests, failed + lost, points, FirstBytes(tuple(counts))
+        )
+    return list(found.values())
+
+
 def by_model(scope: Scope, most: int = MOST) -> list[Share]:
     return _by("model", scope, most)
 
@@ -169,6 +248,10 @@ def by_bot(scope: Scope, most: int = MOST) -> list[Share]:
 
 def by_user(scope: Scope, most: int = MOST) -> list[Share]:
     return _by("user_id", scope, most, User, "username")
+
+
+def by_team(scope: Scope, most: int = MOST) -> list[Share]:
+    return _by("team_id", scope, most, Team, "name")
 
 
 def by_token(scope: Scope, most: int = MOST) -> list[Share]:
@@ -203,3 +286,10 @@ def refusals(scope: Scope) -> list[Refusals]:
     """By limit, the most frequent first."""
     found = scope.of(RefusalHour.objects.all()).values("limit").annotate(count=Sum("refusals", default=0))
     return [Refusals(row["limit"], row["count"]) for row in found.order_by("-count", "limit")]
+
+
+def refused(scope: Scope, most: int = MOST) -> list[Refused]:
+    """Which tokens were refused most often, and because of which limit."""
+    found = scope.of(RefusalHour.objects.all()).values("token_id", "limit")
+    sums = found.annotate(count=Sum("refusals", default=0)).order_by("-count", "token_id", "limit")
+    return [Refused(row["token_id"], row["limit"], row["count"]) for row in sums[:most]]

@@ -29,7 +29,7 @@ from relay.models import (
     PoeKey,
     PoolEvent,
 )
-from relay.panel import attention, chart
+from relay.panel import attention, chart, dashboard
 from relay.pool import keeping
 from relay.pool.health import Standing, Whose
 from tests import cast as people
@@ -478,7 +478,7 @@ def test_whoever_may_see_no_keys_is_told_of_none(cast: Cast) -> None:
     request.user = people.person("helper", cast.physics, is_staff=True).user
 
     assert attention.badge(request) == 0
-    assert attention.dashboard(request, {}) == {}
+    assert dashboard.context(request, {}) == {}
 
 
 # Events and charges.

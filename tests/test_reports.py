@@ -102,6 +102,69 @@ def test_a_day_on_which_the_clocks_are_set_is_one_row() -> None:
     assert [(each.day, each.use.requests) for each in days] == [(date(2026, 10, 25), 25)]
 
 
+@pytest.mark.parametrize(
+    ("step", "zone", "since", "requests"),
+    [
+        # Clocks are set back: one hour of the night comes twice, and its day has 25.
+        (
+            "hour",
+            "Europe/Berlin",
+            datetime(2026, 10, 24, 23, tzinfo=UTC),
+            [("01", 1)] + [("02", 1)] * 2 + [("03", 1)],
+        ),
+        ("day", "Europe/Berlin", datetime(2026, 10, 24, 23, tzinfo=UTC), [("25", 4)]),
+        # Half an hour off, and for a part of the year a half less.
+        (
+            "hour",
+            "Asia/Kolkata",
+            datetime(2026, 5, 1, tzinfo=UTC),
+            [("05", 1), ("06", 1), ("07", 1), ("08", 1)],
+        ),
+        (
+            "hour",
+            "Australia/Lord_Howe",
+            datetime(2026, 4, 4, 13, tzinfo=UTC),
+            [("00", 1), ("01", 1), ("01", 1), ("02", 1)],
+        ),
+        ("day", "Asia/Shanghai", datetime(2026, 5, 1, 14, tzinfo=UTC), [("01", 2), ("02", 2)]),
+        ("month", "America/New_York", datetime(2026, 6, 1, 2, tzinfo=UTC), [("05", 2), ("06", 2)]),
+    ],
+)
+def test_slots_follow_the_clock_on_the_wall(
+    step: str, zone: str, since: datetime, requests: list[tuple[str, int]]
+) -> None:
+    for hours in range(4):
+        hour(since + hours * HOUR)
+
+    slots = reports.slots(Scope(since, since + 4 * HOUR), step, zone)
+
+    said = {"hour": "%H", "day": "%d", "month": "%m"}[step]
+    assert [(slot.start.strftime(said), slot.requests) for slot in slots] == requests
+
+
+def test_a_slot_adds_up_and_one_without_use_is_there() -> None:
+    hour(requests=5, failed=1, lost=2, disconnected=1, points=7, first_byte_250=1)
+    hour(bot="C", requests=1, points=3, first_byte_250=1)
+
+    first, second = reports.slots(Scope(MIDNIGHT, MIDNIGHT + 2 * HOUR), "hour", "UTC")
+
+    assert (first.requests, first.errors, first.points, first.first_bytes.answers) == (6, 3, 10, 2)
+    assert (second.start, second.requests, second.first_bytes.percentile(50)) == (MIDNIGHT + HOUR, 0, None)
+
+
+def test_tokens_that_were_refused_are_told_by_limit() -> None:
+    refused(count=3, token_id=4)
+    refused(MIDNIGHT + HOUR, count=2, token_id=4)
+    refused(limit="requests_per_minute", count=9, token_id=5)
+    refused(MIDNIGHT - 30 * DAY, count=99)
+
+    assert reports.refused(WHOLE) == [
+        reports.Refused(5, "requests_per_minute", 9),
+        reports.Refused(4, "points_per_day", 5),
+    ]
+    assert len(reports.refused(WHOLE, most=1)) == 1
+
+
 def test_shares_are_the_greatest_first_and_at_most_so_many() -> None:
     hour(model="a", points=1, requests=9, failed=2, prompt_tokens=3, completion_tokens=4)
     hour(model="b", points=5)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from relay import standings
-from relay.models import PoeKey, State
+from accounts.models import AccessToken
+from relay import reports, standings
+from relay.ledger.meters import BUDGETS
+from relay.models import BotMapping, PoeKey, State
+from relay.panel.explaining import LIMITS
 
 # Nobody reads more sentences.
 MOST = 20
+MOST_REFUSED = 5
+REFUSED_WITHIN = timedelta(days=1)
+# A rate that refuses now and then does what it is for.
+OFTEN = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`more`: Poe's words or ours."""
+    """`more`: Poe's words or ours, or what somebody called a thing."""
 
     sentence: str
     more: str
@@ -34,14 +43,7 @@ def items() -> list[Item]:
     found = [*map(_retired, keys)]
     for account in accounts:
         found += _of(account)
-    return found
-
-
-def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """unfold asks this for the panel's first page."""
-    if request.user.has_perm("relay.view_poekey"):
-        context["attention"] = items()
-    return context
+    return [*found, *_stale_mappings(), *_refused()]
 
 
 def badge(request: HttpRequest) -> int:
@@ -80,3 +82,41 @@ def _of(account: Any) -> Iterator[Item]:
         )
         charges = f"{reverse('admin:relay_poecharge_changelist')}?match__exact=leak&account={account.pk}"
         yield Item(said % name, "", charges, "danger")
+
+
+def _stale_mappings() -> Iterator[Item]:
+    """A bot that was never in Poe's list may well be a private one; one that has gone from it is not."""
+    stale = BotMapping.objects.filter(enabled=True, found=BotMapping.Found.GONE)
+    for mapping in stale[:MOST]:
+        said = _("The model %(model)s asks a bot that is gone from Poe: %(bot)s.")
+        nearest = _("The nearest is %(bot)s.") % {"bot": mapping.suggested_bot}
+        yield Item(
+            said % {"model": mapping.model, "bot": mapping.bot},
+            nearest if mapping.suggested_bot else "",
+            reverse("admin:relay_botmapping_change", args=[mapping.pk]),
+            "warning",
+        )
+
+
+def _refused() -> Iterator[Item]:
+    """Who could not work in the last day. That a budget is used up is told at once; a rate, when it was often."""
+    now = timezone.now()
+    refused = [
+        each
+        for each in reports.refused(reports.Scope(now - REFUSED_WITHIN, now), MOST)
+        if each.limit in BUDGETS or each.count >= OFTEN
+    ][:MOST_REFUSED]
+    tokens = AccessToken.objects.select_related("owner").in_bulk([each.token_id for each in refused])
+    for each in refused:
+        token = tokens.get(each.token_id)
+        if token is None:
+            continue
+        said = _("%(user)s was refused %(count)s times in a day: %(limit)s.")
+        names = {
+            "user": token.owner.username,
+            "count": f"{each.count:,}",
+            "limit": LIMITS.get(each.limit, each.limit),
+        }
+        yield Item(
+            said % names, token.name, reverse("admin:accounts_accesstoken_change", args=[token.pk]), "warning"
+        )
