@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 from django.views.i18n import LANGUAGE_QUERY_PARAMETER, set_language
 
-# Those that people live in: the others are their older names, or no place at all.
+# The others are no places, or call one by its country.
 CONTINENTS = frozenset(
     [
         "Africa",

@@ -116,7 +116,7 @@ PAGES: dict[str, Line] = {
     "admin/search/": ADMINISTRATORS,
     "admin/login/": EVERYBODY,
     "admin/logout/": EVERYBODY,
-    "admin/password_change/": ADMINISTRATORS,
+    "admin/password_change/": SIGNED_IN,
     "admin/password_change/done/": ADMINISTRATORS,
     "admin/autocomplete/": NOBODY_CHANGES,  # without saying of what
     "admin/jsi18n/": ADMINISTRATORS,

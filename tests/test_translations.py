@@ -9,6 +9,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ import django.contrib.auth
 import pytest
 import unfold
 from django.contrib import admin
+from django.core.exceptions import SuspiciousOperation
 from django.test import Client, RequestFactory
 from django.urls import reverse
-from django.utils import translation
+from django.utils import timezone, translation
 from django.utils.translation.template import templatize
 
 from accounts.models import LimitPreset, User
 from proxy_site import translations
+from relay.models import PoeCharge, PoolEvent
 from tests import cast as people
 from tests.cast import Cast
 
@@ -57,6 +60,7 @@ class Entry:
         return self.parts.get("msgstr") or self.parts.get("msgstr[0]", "")
 
 
+@cache
 def entries() -> list[Entry]:
     """All but the header."""
     found = []
@@ -233,6 +237,28 @@ class Seen(HTMLParser):
             self.texts.add(" ".join(data.split()))
 
 
+# What is the same in every language: names of products and of what the tests made up, and what one types as it is.
+NAMES = frozenset(
+    re.findall(
+        r"\w+",
+        "poe relay english utc api url http https json openai anthropic gpt demo sk esc zh hans null csv "
+        "alice bob charlie root phone physics chemistry newcomer own first try out students localhost",
+    )
+)
+
+
+def is_foreign(text: str) -> bool:
+    """Words in Latin letters alone, some of which are no name."""
+    words = {word.casefold() for word in re.findall("[A-Za-z]{3,}", text)}
+    return bool(words - NAMES) and not CHINESE.search(text)
+
+
+def foreign(response: Any) -> list[str]:
+    """Whatever the page says in Latin letters, whether or not somebody marked it."""
+    page = re.sub(r"<(option|code|pre)\b.*?</\1>|sk-poe-\w+", "", response.content.decode(), flags=re.DOTALL)
+    return sorted(text for text in Seen(page).texts if is_foreign(text))
+
+
 def english(response: Any) -> list[str]:
     """The strings of ours that the page shows as they are in English."""
     assert response.status_code == 200
@@ -304,6 +330,11 @@ def _pages(cast: Cast) -> list[str]:
     lists = [
         f"{reverse(f'admin:{name}_changelist')}{query}" for name in models for query in ("", "?q=nothing")
     ]
+    event = PoolEvent.objects.create(at=timezone.now(), account=demo, became="cooling")
+    charge = PoeCharge.objects.create(
+        query_id="1", account=demo, at=timezone.now(), bot="GPT-4o", points=1, read_at=timezone.now()
+    )
+    looked_at = {"relay_poolevent": event.pk, "relay_poecharge": charge.pk}
     return [
         reverse("admin:index"),
         *lists,
@@ -311,6 +342,9 @@ def _pages(cast: Cast) -> list[str]:
         *(reverse(f"admin:{name}_change", args=[pk]) for name, pk in models.items()),
         *(reverse(f"admin:{name}_delete", args=[pk]) for name, pk in models.items()),
         reverse("admin:relay_usagerecord_changelist"),
+        *(reverse(f"admin:{name}_changelist") for name in looked_at),
+        *(reverse(f"admin:{name}_change", args=[pk]) for name, pk in looked_at.items()),
+        "/admin/relay/live/",
         reverse("admin:accounts_user_issue", args=[cast.bob.user.pk]),
         *(
             reverse(f"admin:accounts_accesstoken_{act}", args=[cast.bob.token.pk])
@@ -323,9 +357,39 @@ def _pages(cast: Cast) -> list[str]:
 
 
 def test_the_panel_is_in_chinese(cast: Cast, root: Client) -> None:
-    found = {page: english(root.get(page)) for page in _pages(cast)}
+    answers = {page: root.get(page) for page in _pages(cast)}
 
+    found = {page: english(answer) + foreign(answer) for page, answer in answers.items()}
     assert {page: texts for page, texts in found.items() if texts} == {}
+
+
+@pytest.mark.parametrize(
+    ("method", "page", "status"),
+    [
+        ("get", "/nothing/", 404),
+        ("get", "/admin/autocomplete/", 403),
+        ("post", "/sign-out/", 403),
+        ("get", "/me/usage/", 500),
+        ("get", "/me/models/", 400),
+    ],
+)
+def test_a_page_of_an_error_is_in_chinese_too(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch, method: str, page: str, status: int
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise SuspiciousOperation if status == 400 else ZeroDivisionError
+
+    monkeypatch.setattr("relay.portal.usage.reports.by_day", fail)
+    monkeypatch.setattr("relay.portal.models.visible", fail)
+    browser = Client(SERVER_NAME="127.0.0.1", headers={"accept-language": "zh-CN"}, enforce_csrf_checks=True)
+    browser.raise_request_exception = False
+    browser.force_login(cast.root.user)
+
+    answer = getattr(browser, method)(page)
+
+    assert answer.status_code == status and "返回首页" in answer.content.decode()
+    assert foreign(answer) == []
+    assert status != 500 or "<form" not in answer.content.decode()
 
 
 def test_a_refused_form_says_why_in_chinese(root: Client) -> None:

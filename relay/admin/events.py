@@ -91,6 +91,8 @@ class NewestFirst(ReadOnly, ModelAdmin):
 @admin.register(PoolEvent)
 class PoolEventAdmin(NewestFirst):
     list_display = ("when", "account_link", "key_link", "state", "reason", "ends", "told")
+    fields = list_display
+    readonly_fields = ("when", "account_link", "key_link", "state", "ends", "told")
     list_filter = (AccountFilter, KeyFilter, BecameFilter)
     list_select_related = ("account", "key")
 
@@ -125,6 +127,17 @@ class PoeChargeAdmin(NewestFirst):
         "when",
         "account_link",
         "bot",
+        "charged",
+        "estimated",
+        "tokens",
+        "matched",
+        "asked_with",
+        "record",
+    )
+    fields = list_display
+    readonly_fields = (
+        "when",
+        "account_link",
         "charged",
         "estimated",
         "tokens",

@@ -275,7 +275,7 @@ class PoolEvent(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.key_id or self.account_id}: {self.became}"
+        return f"{self.at:%Y-%m-%d %H:%M:%S} {self.key_id or self.account_id}"
 
 
 class BalanceReading(models.Model):

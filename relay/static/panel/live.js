@@ -15,7 +15,8 @@ let socket = null;
 let clockSkew = 0;
 let pause = 500;
 
-const time = new Intl.DateTimeFormat(document.documentElement.lang || undefined, { timeStyle: "medium" });
+const { timeZone } = document.querySelector("[data-time-zone]").dataset;
+const time = new Intl.DateTimeFormat(document.documentElement.lang || undefined, { timeStyle: "medium", timeZone });
 const number = new Intl.NumberFormat(document.documentElement.lang || undefined);
 
 function connect() {
