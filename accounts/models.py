@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import tokens
 from accounts.guessing import Guesses
+from accounts.invitations import Invitation
 from accounts.limits import Limits, validate_networks, validate_patterns
 from accounts.preferences import Preferences
 from accounts.presets import Conditions, LimitPreset
@@ -30,6 +31,7 @@ from proxy_site.keys import derived
 __all__ = [
     "AccessToken",
     "Guesses",
+    "Invitation",
     "LimitPreset",
     "Limits",
     "Preferences",
@@ -41,6 +43,8 @@ __all__ = [
     "validate_networks",
     "validate_patterns",
 ]
+# Of a token that nobody gave a name.
+FIRST_NAME = "default"
 NAME_TAKEN = _(
     "This person has a working token of this name already. If you have just sent this form twice: the first time it "
     "was shown, and rotating it shows a new one."
@@ -117,6 +121,18 @@ class PersonManager(UserManager["User"]):
             member.save(force_insert=True)
         return member, password
 
+    def join(self, invitation: Invitation, username: str, password: str) -> tuple[User, AccessToken, str]:
+        """A new member of the team, and the first token, which is shown once. Raises InvitationOver, and IntegrityError
+        if somebody has just taken the name."""
+        person = User(username=self.model.normalize_username(username), team=invitation.team)
+        # It takes a tenth of a second, in which nobody else could write.
+        person.set_password(password)
+        with transaction.atomic():
+            invitation.take()
+            person.save(force_insert=True)
+            token, plain = AccessToken.objects.issue(person, FIRST_NAME, **invitation.for_a_token())
+        return person, token, plain
+
 
 class User(AbstractUser, Limits):
     """A person, in exactly one team."""
@@ -157,6 +173,9 @@ class User(AbstractUser, Limits):
     @property
     def is_manager(self) -> bool:
         return self.role == self.Role.MANAGER or self.is_superuser
+
+    def may_invite_into(self, team: Team) -> bool:
+        return self.is_superuser or (self.role == self.Role.MANAGER and self.team_id == team.pk)
 
     @property
     def is_administrator(self) -> bool:

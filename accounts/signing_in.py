@@ -157,10 +157,15 @@ def _await_code(request: HttpRequest, user: User, then: str) -> None:
     }
 
 
-def _begin_session(request: HttpRequest, user: User, then: str) -> HttpResponse:
+def begin(request: HttpRequest, user: User) -> None:
+    """For whoever has said, or chosen just now, all that a sign-in asks for."""
     login(request, user)
     request.session.pop(AWAITED, None)
     pass_second_factor(request, user)
+
+
+def _begin_session(request: HttpRequest, user: User, then: str) -> HttpResponse:
+    begin(request, user)
     response = redirect(then or "portal:home")
     name = user.get_username()
     response.set_signed_cookie(

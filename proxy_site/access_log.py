@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from proxy_site import masking
 from proxy_site.log_writer import LogWriter, local, utc
 from relay.visit import Visit
 
@@ -67,7 +68,7 @@ def lines_to(writer: LogWriter, form: Format) -> Listener:
 def _shorten(visit: Visit) -> None:
     """What waits to be written holds little memory, whatever was sent."""
     visit.method = _short(visit.method, MOST_METHOD)
-    visit.path = _short(visit.path, MOST_PATH)
+    visit.path = _short(masking.path(visit.path), MOST_PATH)
     visit.model = _short(visit.model, MOST_MODEL)
     visit.address = _short(visit.address, MOST_ADDRESS)
 

@@ -162,7 +162,14 @@ LOGGING = {
         "text": {"format": "{asctime} {levelname} {name} {message}", "style": "{"},
         "json": {"()": "proxy_site.log_writer.JsonFormatter"},
     },
-    "handlers": {"stderr": {"class": "proxy_site.log_writer.Handler", "formatter": CONFIG.log.format}},
+    "filters": {"mask": {"()": "proxy_site.masking.Mask"}},
+    "handlers": {
+        "stderr": {
+            "class": "proxy_site.log_writer.Handler",
+            "formatter": CONFIG.log.format,
+            "filters": ["mask"],
+        }
+    },
     "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
         "relay": {"level": CONFIG.log.level},

@@ -73,6 +73,8 @@ LABELS = (
     gettext_noop("Requests per minute"),
     gettext_noop("Tokens per minute"),
     gettext_noop("Requests in flight"),
+    gettext_noop("Note"),
+    gettext_noop("Link works until"),
     gettext_noop("Days"),
     gettext_noop("Points per day"),
     gettext_noop("Points per month"),

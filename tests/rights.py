@@ -14,7 +14,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from accounts.models import LimitPreset, User
+from accounts.models import Invitation, LimitPreset, User
 from relay.models import Bot, PoeAccount, PoeCharge, PoolEvent, UsageHour, UsageRecord
 from relay.portal import own_keys
 from tests import cast as people
@@ -112,6 +112,8 @@ PAGES: dict[str, Line] = {
     "team/tokens/<int:pk>/": ITS_MANAGERS.of("token"),
     "team/tokens/<int:pk>/rotate/": ITS_MANAGERS.of("token"),
     "team/tokens/<int:pk>/revoke/": ITS_MANAGERS.of("token"),
+    "join/": EVERYBODY.but(*Asker, outcome=Outcome.MISSING),  # without an invitation
+    "join/<str:secret>/": EVERYBODY.of("a link"),
     "admin/": ADMINISTRATORS,
     "admin/search/": ADMINISTRATORS,
     "admin/login/": EVERYBODY,
@@ -164,6 +166,7 @@ PANEL: dict[str, dict[str, Line]] = {
     "accounts.user": EDITED,
     "accounts.accesstoken": EDITED,
     "accounts.limitpreset": EDITED,
+    "accounts.invitation": EDITED | {"<path:object_id>/change/": READ_ONLY},
     "relay.poeaccount": EDITED,
     "relay.poekey": EDITED,
     "relay.botmapping": EDITED,
@@ -299,6 +302,7 @@ def _things(cast: Cast) -> dict[str, tuple[Any, ...]]:
         "accounts.user": cast.bob.user,
         "accounts.accesstoken": cast.bob.token,
         "accounts.limitpreset": LimitPreset.objects.create(name="A student"),
+        "accounts.invitation": Invitation.objects.make(cast.alice.user, cast.physics)[0],
         "relay.poeaccount": key.account,
         "relay.poekey": key,
         "relay.botmapping": people.mapping("everybodys", "GPT-4o"),
@@ -316,6 +320,7 @@ def _things(cast: Cast) -> dict[str, tuple[Any, ...]]:
         "token": (cast.bob.token.pk,),
         "model": ("physics-model",),
         "app": ("accounts",),
+        "a link": ("made-up",),
         "nothing": ("nothing/",),
         "nothing twice": ("0", "0"),
     }

@@ -33,6 +33,8 @@ PAGES = [
         ("accounts_accesstoken_add", ()),
         ("accounts_limitpreset_changelist", ()),
         ("accounts_limitpreset_add", ()),
+        ("accounts_invitation_changelist", ()),
+        ("accounts_invitation_add", ()),
         ("relay_poeaccount_changelist", ()),
         ("relay_poekey_changelist", ()),
         ("relay_poekey_add", ()),

@@ -25,7 +25,7 @@ from django.urls import reverse
 from django.utils import timezone, translation
 from django.utils.translation.template import templatize
 
-from accounts.models import LimitPreset, User
+from accounts.models import Invitation, LimitPreset, User
 from proxy_site import translations
 from relay.models import PoeCharge, PoolEvent
 from tests import cast as people
@@ -323,6 +323,7 @@ def _pages(cast: Cast) -> list[str]:
         "accounts_user": cast.bob.user.pk,
         "accounts_accesstoken": cast.bob.token.pk,
         "accounts_limitpreset": preset.pk,
+        "accounts_invitation": Invitation.objects.make(cast.alice.user, cast.physics)[0].pk,
         "relay_poeaccount": demo.pk,
         "relay_poekey": key.pk,
         "relay_botmapping": mapping.pk,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from accounts.admin import people, presets
+from accounts.admin import invitations, people, presets
 
-__all__ = ["people", "presets"]
+__all__ = ["invitations", "people", "presets"]

@@ -17,7 +17,7 @@ from unfold.widgets import (
 )
 
 from accounts.limits import Limits, validate_patterns
-from accounts.models import LimitPreset, User
+from accounts.models import Invitation, LimitPreset, User
 from accounts.presets import LONGEST_DAYS, Conditions
 
 LIMITS = Limits.names()
@@ -159,3 +159,10 @@ class PresetForm(forms.ModelForm):  # type: ignore[type-arg]
         model = LimitPreset
         # The page names its own.
         fields = ("name", "allowed_models")
+
+
+class InvitationForm(ConditionsForm):
+    class Meta:
+        model = Invitation
+        # The page names its own.
+        fields: ClassVar[Any] = ["allowed_models"]

@@ -17,10 +17,8 @@ from django.views.decorators.debug import sensitive_variables
 
 from accounts.admin.acting import found
 from accounts.admin.forms import CloneForm, IssueForm
-from accounts.models import AccessToken, User
+from accounts.models import FIRST_NAME, AccessToken, User
 from accounts.views import address
-
-FIRST_NAME = "default"
 
 
 @sensitive_variables("plain")

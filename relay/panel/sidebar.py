@@ -23,6 +23,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 _list(_("Access tokens"), "key", "accounts_accesstoken"),
                 _list(_("Users"), "person", "accounts_user"),
                 _list(_("Teams"), "group", "accounts_team"),
+                _list(_("Invitations"), "mail", "accounts_invitation"),
                 _list(_("Limit presets"), "tune", "accounts_limitpreset"),
             ],
         },

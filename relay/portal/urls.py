@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from relay.portal import connect, member_tokens, members, models, team, tokens, usage, views
+from relay.portal import connect, joining, member_tokens, members, models, team, tokens, usage, views
 
 me = [
     path("tokens/", tokens.own, name="tokens"),
@@ -41,4 +41,6 @@ urlpatterns = [
     path("me/", include((me, "me"))),
     path("team/", include((own_team, "team"))),
     path("", include((own_key, "own-key"))),
+    path("join/", joining.join, name="join"),
+    path("join/<str:secret>/", joining.open_link, name="join-link"),
 ]
