@@ -10,6 +10,7 @@ from zoneinfo import available_timezones
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.contrib.sessions.models import Session
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, transaction
 from django.db.models import ExpressionWrapper, F, QuerySet
@@ -18,10 +19,11 @@ from django.utils import timezone
 from django.utils.crypto import get_random_string
 from django.utils.translation import gettext_lazy as _
 
-from accounts import tokens
+from accounts import playground, tokens
 from accounts.guessing import Guesses
 from accounts.invitations import Invitation
 from accounts.limits import Limits, validate_networks, validate_patterns
+from accounts.playground import Playground
 from accounts.preferences import Preferences
 from accounts.presets import Conditions, LimitPreset
 from accounts.second_factor import SecondFactor
@@ -34,6 +36,7 @@ __all__ = [
     "Invitation",
     "LimitPreset",
     "Limits",
+    "Playground",
     "Preferences",
     "SecondFactor",
     "SelfService",
@@ -229,7 +232,26 @@ class User(AbstractUser, Limits):
         """Not if a token that others gave holds them by conditions of its own, or was taken away."""
         if self.is_manager:
             return True
-        return not any(token.binds_its_owner for token in self.access_tokens.select_related("self_service"))
+        return not any(token.binds_its_owner for token in self._held())
+
+    def playground_stands_for(self) -> AccessToken | None:
+        """What the playground of somebody who may not issue tokens asks with, or PermissionDenied; None: nothing binds."""
+        if self.may_issue_tokens:
+            return None
+        for token in self._held():
+            if token.binds_its_owner and token.is_usable:
+                return token
+        raise PermissionDenied
+
+    def _held(self) -> QuerySet[AccessToken]:
+        return AccessToken.objects.held().filter(owner=self).select_related("self_service")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        is_new, changed = self._state.adding, kwargs.get("update_fields")
+        super().save(*args, **kwargs)
+        if not is_new and (changed is None or "password" in changed):
+            # Perhaps another password, which ends all sessions. Ended without need, an open page gets another one.
+            AccessToken.objects.close_playground(owner=self)
 
 
 class AccessTokenQuerySet(QuerySet["AccessToken"]):
@@ -264,7 +286,11 @@ TokensManager = models.Manager.from_queryset(AccessTokenQuerySet)
 class AccessTokenManager(TokensManager["AccessToken"]):
     def shown_to(self, owner: User) -> QuerySet[AccessToken]:
         """The owner's own."""
-        return self.filter(owner=owner).select_related("activity", "self_service", "owner__team")
+        return self.held().filter(owner=owner).select_related("activity", "self_service", "owner__team")
+
+    def held(self) -> QuerySet[AccessToken]:
+        """Those that somebody has in an app: all but the playground's."""
+        return self.filter(playground=None)
 
     def issue_to_self(self, owner: User, name: str, **fields: Any) -> tuple[AccessToken, str]:
         """What a person may do without asking anybody: see User.may_issue_tokens."""
@@ -303,6 +329,40 @@ class AccessTokenManager(TokensManager["AccessToken"]):
         )
         token.save(force_insert=True)
         return token
+
+    def open_playground(self, owner: User, session_key: str, until: datetime) -> tuple[AccessToken, str]:
+        """The session's token for the playground, good for half an hour or more, but not longer than the session."""
+        session = playground.session_digest(session_key)
+        plain, end = playground.current_token(session_key)
+        with transaction.atomic():
+            # Both locked: whoever ends them at this moment ends this token too.
+            user = User.objects.select_for_update().get(pk=owner.pk)
+            if user.password != owner.password or not Session.objects.select_for_update().filter(
+                pk=session_key
+            ):
+                raise PermissionDenied
+            stands_for = user.playground_stands_for()
+            token = self._playground(user, session)
+            token.digest, token.prefix = token_digest(plain), tokens.shown_prefix(plain)
+            token.expires_at = min(end, until)
+            token.save()
+            row = {"session": session, "stands_for": stands_for.pk if stands_for else None}
+            Playground.objects.update_or_create(token=token, defaults=row)
+        return token, plain
+
+    def _playground(self, owner: User, session: str) -> AccessToken:
+        """The session's, or one whose session is over, or a new one."""
+        own = self.filter(owner=owner, playground__isnull=False)
+        return (
+            own.filter(playground__session=session).first()
+            or own.filter(expires_at__lte=timezone.now()).first()
+            or AccessToken(owner=owner, name=playground.NAME)
+        )
+
+    def close_playground(self, **whose: Any) -> None:
+        """It is refused from the next request on."""
+        now = timezone.now()
+        self.filter(playground__isnull=False, expires_at__gt=now, **whose).update(expires_at=now)
 
 
 class AccessToken(Limits):
@@ -429,6 +489,8 @@ class AccessToken(Limits):
 
     def rotate(self, overlap: timedelta) -> tuple[AccessToken, str]:
         """Issue a successor with the same rights and the same end. This one goes on for `overlap`, then expires."""
+        if hasattr(self, "playground"):
+            raise PermissionDenied
         copied = [*self.rights(), "enabled", "disabled_reason"]
         with transaction.atomic():
             old = AccessToken.objects.select_for_update().get(pk=self.pk)

@@ -72,6 +72,8 @@ class TokenEntry:
     allowed_models: tuple[str, ...]
     networks: tuple[Network, ...]
     limits: Limits
+    # The playground's asks as this one, with all its conditions.
+    stands_for: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,9 @@ class Directory:
 
     def _apply(self, changes: Changes) -> None:
         """One step on the event loop: no request sees half of a change."""
+        for row in changes.entries.get("tokens", ()):
+            if row in self.tokens:
+                self._by_digest.pop(self.tokens[row].digest, None)
         for kind, entries in changes.entries.items():
             table: dict[int, Any] = getattr(self, kind)
             if kind in changes.whole:
@@ -318,6 +323,11 @@ class Directory:
             raise Forbidden(
                 f"This access token may not be used from {address or 'here'}.", code="network_not_allowed"
             )
+        if token.stands_for is not None:
+            given = self.tokens.get(token.stands_for)
+            if given is None:
+                raise Unauthenticated(UNKNOWN_TOKEN)
+            return self.caller_of(given, address)
         return Caller(
             version=self.version,
             token_id=token.id,
@@ -470,10 +480,12 @@ def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
         "expires_at",
         "allowed_models",
         "allowed_networks",
+        "playground__stands_for",
     )
     for row in _rows(AccessToken, ids).values(*columns, *LIMITS).iterator():
         limits = Limits.of(*(row.pop(name) for name in LIMITS))
         networks, expires_at = row.pop("allowed_networks"), row.pop("expires_at")
+        stands_for = row.pop("playground__stands_for")
         row["allowed_models"] = tuple(row["allowed_models"])
         yield (
             row["id"],
@@ -482,6 +494,7 @@ def _load_tokens(ids: set[int] | None) -> Iterable[tuple[int, TokenEntry]]:
                 expires_at=expires_at.timestamp() if expires_at else None,
                 networks=tuple(ipaddress.ip_network(network, strict=False) for network in networks),
                 limits=limits,
+                stands_for=stands_for,
             ),
         )
 

@@ -86,6 +86,9 @@ PAGES: dict[str, Line] = {
     "me/usage/": SIGNED_IN,
     "me/requests/": SIGNED_IN,
     "me/models/": SIGNED_IN,
+    "me/playground/": SIGNED_IN,
+    "me/playground/token/": SIGNED_IN,
+    "me/playground/answers/<str:request_id>/": OWN_ONLY.of("request"),
     "me/settings/": SIGNED_IN,
     "me/settings/password/": SIGNED_IN,
     "me/settings/second-factor/": SIGNED_IN,
@@ -283,8 +286,9 @@ def _leave_traces(person: Person) -> None:
     names = {"user_name": user.username, "team_name": user.team.name, "key_name": "house-key"}
     model = f"asked-by-{user.username}"
     now = timezone.now()
+    ids_of_it = {"id": uuid.uuid4(), "request_id": f"req_{user.username}"}
     UsageRecord.objects.create(
-        id=uuid.uuid4(), started_at=now, model=model, outcome="done", streamed=False, **ids, **names
+        started_at=now, model=model, outcome="done", streamed=False, **ids_of_it, **ids, **names
     )
     zero = {field.name: 0 for field in UsageHour._meta.fields if field.name != "id"}
     UsageHour.objects.create(**{**zero, **ids, "hour": now, "model": model, "bot": "GPT-4o", "requests": 1})
@@ -318,6 +322,7 @@ def _things(cast: Cast) -> dict[str, tuple[Any, ...]]:
     return {
         **{name: (row.pk,) for name, row in rows.items()},
         "token": (cast.bob.token.pk,),
+        "request": ("req_bob",),
         "model": ("physics-model",),
         "app": ("accounts",),
         "a link": ("made-up",),

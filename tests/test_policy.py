@@ -12,7 +12,7 @@ from tests.cast import Cast
 
 ROOT = Path(__file__).parent.parent
 PORTAL = sorted(path for path in (ROOT / "templates").rglob("*.html") if "admin" not in path.parts)
-SCRIPTS = sorted((ROOT / "accounts" / "static" / "portal").glob("*.js"))
+SCRIPTS = sorted((ROOT / "accounts" / "static" / "portal").rglob("*.js"))
 
 
 def policy(response: object) -> dict[str, str]:

@@ -323,7 +323,7 @@ def _pages(cast: Cast) -> list[str]:
         "accounts_user": cast.bob.user.pk,
         "accounts_accesstoken": cast.bob.token.pk,
         "accounts_limitpreset": preset.pk,
-        "accounts_invitation": Invitation.objects.make(cast.alice.user, cast.physics)[0].pk,
+        "accounts_invitation": Invitation.objects.make(cast.alice.user, cast.physics, note="students")[0].pk,
         "relay_poeaccount": demo.pk,
         "relay_poekey": key.pk,
         "relay_botmapping": mapping.pk,

@@ -179,6 +179,10 @@ class AccessTokenAdmin(ModelAdmin):
         *fieldsets[1:],
     )
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AccessToken]:
+        found: QuerySet[AccessToken] = super().get_queryset(request).filter(playground=None)
+        return found
+
     def get_fieldsets(self, request: HttpRequest, obj: AccessToken | None = None) -> Any:
         return self.fieldsets if obj is None else self.change_fieldsets
 

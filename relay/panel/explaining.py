@@ -61,7 +61,7 @@ class Question(forms.Form):
     model = forms.CharField(label=_("Model"), max_length=200, widget=UnfoldAdminTextInputWidget)
     token = forms.ModelChoiceField(
         label=_("Access token"),
-        queryset=AccessToken.objects.select_related("owner__team"),
+        queryset=AccessToken.objects.held().select_related("owner__team"),
         required=False,
         widget=TokenSelect,
         help_text=_("Empty: one without limits."),

@@ -61,7 +61,7 @@ def people(request: HttpRequest) -> HttpResponse:
 def show_people(request: HttpRequest, manager: User, form: MemberForm) -> HttpResponse:
     asked, after = (asked_for(request, name) for name in ("q", "after"))
     found = manager.team.users.annotate(
-        working=Count("access_tokens", filter=Q(access_tokens__enabled=True))
+        working=Count("access_tokens", filter=Q(access_tokens__enabled=True, access_tokens__playground=None))
     ).order_by("username")
     if asked:
         found = found.filter(Q(username__icontains=asked) | Q(first_name__icontains=asked))

@@ -2,7 +2,18 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from relay.portal import connect, joining, member_tokens, members, models, team, tokens, usage, views
+from relay.portal import (
+    connect,
+    joining,
+    member_tokens,
+    members,
+    models,
+    playground,
+    team,
+    tokens,
+    usage,
+    views,
+)
 
 me = [
     path("tokens/", tokens.own, name="tokens"),
@@ -12,6 +23,9 @@ me = [
     path("usage/", usage.own, name="usage"),
     path("requests/", usage.requests, name="requests"),
     path("models/", models.usable, name="models"),
+    path("playground/", playground.page, name="playground"),
+    path("playground/token/", playground.token, name="playground-token"),
+    path("playground/answers/<str:request_id>/", playground.answer, name="playground-answer"),
 ]
 own_team = [
     path("", team.people, name="people"),
