@@ -106,6 +106,8 @@ class ChatRequest:
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
+    # The client knows no tools: it is told of a call as OpenAI did before it had them.
+    calls_functions: bool = False
     response_format: ResponseFormat | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     rare: dict[str, Any] = field(default_factory=dict)

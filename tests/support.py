@@ -46,7 +46,7 @@ MEANINGS = {
 # What of a ChatRequest the relay itself holds an answer to, and what says how it is to answer.
 HELD = {"max_tokens", "stop", "tool_choice", "parallel_tool_calls", "response_format"}
 # Without these it means nothing.
-BESIDE = {"tool_choice": ("tools",), "stream_options": ("stream",)}
+BESIDE = {"tool_choice": ("tools",), "function_call": ("functions",), "stream_options": ("stream",)}
 OF_THE_ANSWER = {"stream", "include_usage", "model"}
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -71,7 +71,7 @@ CHAT = Wire(
     {
         "audio": {"voice": "alloy", "format": "mp3"},
         "frequency_penalty": 0.5,
-        "function_call": "auto",
+        "function_call": {"name": "f"},
         "functions": [{"name": "f", "parameters": SCHEMA}],
         "logit_bias": {"50256": -100},
         "logprobs": True,

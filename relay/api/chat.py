@@ -52,8 +52,12 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
     # An answer may take minutes, and the files that were asked with may be large.
     chat = replace(chat, messages=())
     if chat.stream:
-        encoder = openai_chat.Encoder(model=chat.model, include_usage=chat.include_usage)
+        encoder = openai_chat.Encoder(
+            model=chat.model, include_usage=chat.include_usage, calls_functions=chat.calls_functions
+        )
         return told_of(stream_response(answer, encoder), answer)
     events = await answer.whole()
-    body = openai_chat.collect(events, model=chat.model, counted=answer.usage)
+    body = openai_chat.collect(
+        events, model=chat.model, counted=answer.usage, calls_functions=chat.calls_functions
+    )
     return told_of(json_response(body), answer)

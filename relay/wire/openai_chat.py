@@ -30,9 +30,10 @@ from relay.events import (
     ToolResultPart,
     Usage,
 )
-from relay.wire import sse
+from relay.wire import openai_functions, sse
 from relay.wire.body import check_count, convert, decode, model_name
 from relay.wire.files import from_base64, from_url, kept
+from relay.wire.openai_functions import FunctionName
 
 NAME = "openai-chat"
 
@@ -93,6 +94,7 @@ class MessageBody(Struct):
     name: str | None = None
     tool_calls: list[ToolCallBody] | None = None
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
 
 
 class StreamOptions(Struct):
@@ -124,6 +126,8 @@ class ChatBody(Struct):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    functions: list[Function] | None = None
+    function_call: str | FunctionName | None = None
     response_format: Format | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -136,8 +140,6 @@ RARE = frozenset(
     {
         "audio",
         "frequency_penalty",
-        "function_call",
-        "functions",
         "modalities",
         "prediction",
         "presence_penalty",
@@ -166,6 +168,7 @@ def parse(raw: bytes) -> ChatRequest:
     if chat.n not in (None, 1):
         raise BadRequest("`n` must be 1: a Poe bot answers once.", code="unsupported_value", param="n")
     _refuse_logprobs(chat)
+    tools, tool_choice, calls_functions = _callable(body, chat)
     parameters, rare, ignored = _parameters(body, chat)
     return ChatRequest(
         model=model,
@@ -176,9 +179,11 @@ def parse(raw: bytes) -> ChatRequest:
         temperature=temperature_of(chat.temperature),
         stop=stops_of(chat.stop),
         logit_bias=chat.logit_bias or {},
-        tools=_tools(body.get("tools") or [], chat.tool_choice),
-        tool_choice=_tool_choice(chat.tool_choice),
-        parallel_tool_calls=chat.parallel_tool_calls is not False,
+        tools=tools,
+        tool_choice=tool_choice,
+        # A function's call has room for one.
+        parallel_tool_calls=chat.parallel_tool_calls is not False and not calls_functions,
+        calls_functions=calls_functions,
         response_format=_response_format(chat.response_format),
         parameters=parameters,
         rare=rare,
@@ -206,6 +211,20 @@ def _refuse_logprobs(chat: ChatBody) -> None:
                 code="unsupported_parameter",
                 param=name,
             )
+
+
+def _callable(body: dict[str, Any], chat: ChatBody) -> tuple[tuple[dict[str, Any], ...], ToolChoice, bool]:
+    """The tools, what is wanted of them, and whether the client has them for functions, as of old."""
+    if not chat.functions and chat.function_call is None:
+        return _tools(body.get("tools") or [], chat.tool_choice), _tool_choice(chat.tool_choice), False
+    if chat.tools or chat.tool_choice is not None:
+        raise BadRequest(
+            "`functions` and `function_call` are the older form of `tools` and `tool_choice`: send one of the two.",
+            param="functions" if chat.functions else "function_call",
+        )
+    functions = body.get("functions") or []
+    said = chat.function_call
+    return openai_functions.tools(functions, said), openai_functions.choice(functions, said), True
 
 
 def _tools(tools: list[dict[str, Any]], said: str | dict[str, Any] | None) -> tuple[dict[str, Any], ...]:
@@ -316,23 +335,32 @@ ROLES: dict[str, Role] = {
 
 def _messages(bodies: list[MessageBody]) -> tuple[Message, ...]:
     names: dict[str, str] = {}
+    # Functions have no ids: what one says belongs to its last call.
+    called: dict[str, str] = {}
     messages = []
     for i, body in enumerate(bodies):
         where = f"messages[{i}]"
         parts: list[Part] = list(_content(body, where))
         if body.role in ("tool", "function"):
             files = [part for part in parts if isinstance(part, FilePart)]
-            parts = [_tool_result(body, parts, names, where), *files]
+            parts = [_tool_result(body, parts, names, called, where), *files]
         for call in body.tool_calls or ():
             names[call.id] = call.function.name
             parts.append(ToolCallPart(call.id, call.function.name, call.function.arguments))
+        if body.function_call:
+            name = body.function_call.name
+            called[name] = f"call_{i}"
+            parts.append(ToolCallPart(called[name], name, body.function_call.arguments))
         messages.append(Message(ROLES[body.role], tuple(parts), body.name or ""))
     return tuple(messages)
 
 
-def _tool_result(body: MessageBody, parts: list[Part], names: dict[str, str], where: str) -> ToolResultPart:
+def _tool_result(
+    body: MessageBody, parts: list[Part], names: dict[str, str], called: dict[str, str], where: str
+) -> ToolResultPart:
     """OpenAI's tool messages name the call, Poe's also the function: filled in from the call."""
-    call_id = body.tool_call_id or body.name or ""
+    name = body.name or ""
+    call_id = body.tool_call_id or called.get(name, name)
     if not call_id:
         raise BadRequest(
             f"Missing required parameter: `{where}.tool_call_id`.",
@@ -340,7 +368,7 @@ def _tool_result(body: MessageBody, parts: list[Part], names: dict[str, str], wh
             param=f"{where}.tool_call_id",
         )
     text = "".join(part.text for part in parts if isinstance(part, TextPart))
-    return ToolResultPart(call_id, body.name or names.get(call_id, "tool"), text)
+    return ToolResultPart(call_id, name or names.get(call_id, "tool"), text)
 
 
 def _content(body: MessageBody, where: str) -> list[Part]:
@@ -458,7 +486,9 @@ def is_image(attachment: Attachment) -> bool:
     return attachment.content_type.startswith("image/")
 
 
-def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any]:
+def collect(
+    events: list[Event], *, model: str, counted: Usage, calls_functions: bool = False
+) -> dict[str, Any]:
     """The whole answer as one object."""
     content: list[str] = []
     reasoning: list[str] = []
@@ -498,12 +528,15 @@ def collect(events: list[Event], *, model: str, counted: Usage) -> dict[str, Any
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
     if images:
         message["images"] = images
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    if calls_functions:
+        openai_functions.amend(choice)
     return {
         "id": new_id(),
         "object": "chat.completion",
         "created": int(time.time()),
         "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+        "choices": [choice],
         "usage": usage(counted),
     }
 
@@ -514,8 +547,9 @@ _escape = msgspec.json.Encoder().encode
 class Encoder:
     """Events -> server-sent chunks. The JSON around a text is rendered once; only the text is escaped per event."""
 
-    def __init__(self, *, model: str, include_usage: bool) -> None:
+    def __init__(self, *, model: str, include_usage: bool, calls_functions: bool = False) -> None:
         self._include_usage = include_usage
+        self._calls_functions = calls_functions
         self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
             _escape(new_id()),
             int(time.time()),
@@ -552,11 +586,13 @@ class Encoder:
             case Reasoning(text):
                 return self._reasoning + _escape(text) + self._close
             case ToolCall():
-                return self._choice + _escape({"tool_calls": [_call_delta(event)]}) + self._open
+                called = openai_functions.delta(event) if self._calls_functions else _call_delta(event)
+                return self._choice + _escape(called) + self._open
             case Attachment():
                 delta = self._file(event)
                 return self._choice + _escape(delta) + self._open if delta else b""
-            case Finish(reason):
+            case Finish(said):
+                reason = openai_functions.reason(said) if self._calls_functions else said
                 return self._choice + b'{},"logprobs":null,"finish_reason":' + _escape(reason) + self._tail
             case Replace():
                 return b""
@@ -585,4 +621,4 @@ def _call_delta(call: ToolCall) -> dict[str, Any]:
     if call.id or call.name:
         delta = {"index": call.index, "id": call.id, "type": "function"}
         delta["function"] = {"name": call.name, "arguments": call.arguments}
-    return delta
+    return {"tool_calls": [delta]}

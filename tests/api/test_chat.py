@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
@@ -130,6 +132,45 @@ async def test_tool_calls_reach_the_sdk(api: Api, cast: Cast, demo: DemoPoe) -> 
         tools=[tool],  # type: ignore[list-item]
     )
     assert "sunny, 21 degrees" in (after.choices[0].message.content or "")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_of_before_tools_calls_a_function(
+    api: Api, cast: Cast, demo: DemoPoe, stream: bool
+) -> None:
+    weather = {
+        "name": "get_weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    }
+    question: Any = {"role": "user", "content": "Tell me of both: Rome or Paris"}
+    asked: Any = {"model": "demo-tools", "functions": [weather], "function_call": {"name": "get_weather"}}
+    client = api.openai(cast.bob.plain)
+
+    if stream:
+        chunks = [
+            chunk.choices[0]
+            async for chunk in await client.chat.completions.create(**asked, messages=[question], stream=True)
+        ]
+        calls = [choice.delta.function_call for choice in chunks if choice.delta.function_call]
+        name, arguments = calls[0].name, "".join(call.arguments or "" for call in calls)
+        reason = chunks[-1].finish_reason
+    else:
+        choice = (await client.chat.completions.create(**asked, messages=[question])).choices[0]
+        assert choice.message.function_call is not None and choice.message.tool_calls is None
+        name, arguments = choice.message.function_call.name, choice.message.function_call.arguments
+        reason = choice.finish_reason
+    assert (name, json.loads(arguments), reason) == ("get_weather", {"city": "Paris"}, "function_call")
+
+    called: Any = {
+        "role": "assistant",
+        "content": None,
+        "function_call": {"name": name, "arguments": arguments},
+    }
+    said: Any = {"role": "function", "name": "get_weather", "content": "sunny, 21 degrees"}
+    after = await client.chat.completions.create(
+        **{**asked, "function_call": "auto"}, messages=[question, called, said]
+    )
+    assert "The tool get_weather says: sunny, 21 degrees" in (after.choices[0].message.content or "")
 
 
 async def test_parameters_defaults_and_ignored_fields(api: Api, cast: Cast, demo: DemoPoe) -> None:

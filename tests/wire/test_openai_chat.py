@@ -160,7 +160,7 @@ def test_it_forwards(fields: dict[str, Any], attribute: str, value: Any) -> None
         ({"response_format": {"type": "json_object"}}, {}, ()),
         ({"frequency_penalty": 0, "presence_penalty": 1}, {}, ("frequency_penalty", "presence_penalty")),
         ({"response_format": {"type": "text"}}, {}, ()),
-        ({"functions": [], "function_call": "auto"}, {}, ("function_call", "functions")),
+        ({"functions": [], "function_call": "auto"}, {}, ()),
         ({"tools": [TOOL], "tool_choice": "required"}, {}, ()),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
@@ -254,6 +254,47 @@ def test_a_tool_result_is_named_after_the_call_that_it_answers() -> None:
     assert chat.messages[1].parts[0] == TextPart("Well")
     assert chat.messages[2].parts == (ToolResultPart("c1", "f1", "one"),)
     assert chat.messages[3].parts == (ToolResultPart("c0", "f0", "zero"),)
+
+
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "$defs": {}}}
+
+
+@pytest.mark.parametrize(
+    ("said", "choice", "given"),
+    [
+        ({}, ToolChoice(), True),
+        ({"function_call": "auto"}, ToolChoice(), True),
+        ({"function_call": None}, ToolChoice(), True),
+        ({"function_call": {"name": "f"}}, ToolChoice("named", "f"), True),
+        ({"function_call": "none"}, ToolChoice("none"), False),
+    ],
+)
+def test_functions_are_tools_of_old(said: dict[str, Any], choice: ToolChoice, given: bool) -> None:
+    chat = parse(functions=[FUNCTION], **said)
+
+    assert chat.tools == (({"type": "function", "function": FUNCTION},) if given else ())
+    assert (chat.tool_choice, chat.calls_functions, chat.parallel_tool_calls) == (choice, True, False)
+    assert (chat.parameters, chat.rare, chat.ignored) == ({}, {}, ())
+
+
+def test_what_a_function_says_belongs_to_its_last_call() -> None:
+    chat = parse(
+        functions=[FUNCTION],
+        messages=[
+            USER,
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+            {"role": "function", "name": "f", "content": "one"},
+            {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "[]"}},
+            {"role": "function", "name": "f", "content": "two"},
+        ],
+    )
+
+    assert [message.parts for message in chat.messages[1:]] == [
+        (ToolCallPart("call_1", "f", "{}"),),
+        (ToolResultPart("call_1", "f", "one"),),
+        (ToolCallPart("call_3", "f", "[]"),),
+        (ToolResultPart("call_3", "f", "two"),),
+    ]
 
 
 # Files.
@@ -472,6 +513,16 @@ def test_it_refuses_odd_addresses(kind: str, url: str) -> None:
         ({"tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": ""}}}, "tool_choice"),
         ({"tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
+        ({"functions": {}}, "functions"),
+        ({"functions": [{"description": "d"}]}, "functions[0].name"),
+        ({"functions": [FUNCTION], "function_call": 5}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": "required"}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": {"name": "g"}}, "function_call"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"functions": [FUNCTION], "tools": [TOOL]}, "functions"),
+        ({"function_call": "auto", "tools": [TOOL]}, "function_call"),
+        ({"messages": [{"role": "assistant", "function_call": {}}]}, "messages[0].function_call.name"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"extra_body": []}, "extra_body"),
         ({"extra_body": "x"}, "extra_body"),
     ],
@@ -959,6 +1010,36 @@ def test_a_later_piece_of_a_tool_call_names_nothing_again() -> None:
         {"index": 0, "id": "c0", "type": "function", "function": {"name": "f", "arguments": ""}}
     ]
     assert second["tool_calls"] == [{"index": 0, "function": {"arguments": "{}"}}]
+
+
+def test_a_client_of_functions_is_told_of_one() -> None:
+    events: list[Event] = [
+        ToolCall(0, "c0", "f", ""),
+        ToolCall(0, arguments='{"a":'),
+        ToolCall(0, arguments="1}"),
+        Finish("tool_calls"),
+    ]
+    encoder = openai_chat.Encoder(model="m", include_usage=False, calls_functions=True)
+
+    whole = openai_chat.collect(events, model="m", counted=SPENT, calls_functions=True)["choices"][0]
+    streamed = [
+        chunk["choices"][0]
+        for chunk in chunks_of(encoder.start() + encoder.encode_all(events) + encoder.end(SPENT))
+    ]
+
+    assert whole["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "function_call": {"name": "f", "arguments": '{"a":1}'},
+    }
+    assert [choice["delta"] for choice in streamed[1:]] == [
+        {"function_call": {"name": "f", "arguments": ""}},
+        {"function_call": {"arguments": '{"a":'}},
+        {"function_call": {"arguments": "1}"}},
+        {},
+    ]
+    assert whole["finish_reason"] == streamed[-1]["finish_reason"] == "function_call"
 
 
 PICTURE = Attachment("https://h.example/a.png", "a[1].png", "image/png")
