@@ -581,6 +581,26 @@ def test_a_long_body_of_a_known_sender_is_read(serve: Callable[..., Served], cas
     assert len(content) > 2 * MEGABYTE and b'"code":"model_not_found"' in answer
 
 
+@pytest.mark.parametrize(
+    ("more", "status", "code"), [(0, 400, "unsupported_value"), (1, 413, "request_too_large")]
+)
+def test_a_body_may_have_fifty_megabytes_and_no_byte_more(
+    serve: Callable[..., Served], cast: Cast, more: int, status: int, code: str
+) -> None:
+    """Read whole, it is refused for what stands at its end."""
+    head, tail = b'{"model":"m","messages":[{"role":"user","content":"', b'"}],"n":2}'
+    body = head + b"a" * (50 * MEGABYTE + more - len(head) - len(tail)) + tail
+
+    answer = httpx2.post(
+        f"{serve().url}/v1/chat/completions",
+        content=body,
+        headers={"Authorization": f"Bearer {cast.bob.plain}"},
+        timeout=30,
+    )
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
 def flood(served: Served, head: bytes) -> tuple[bytes, int]:
     """Send more and more without a look at the answer; the answer, and how much could be sent."""
     with connect(served) as client:

@@ -257,6 +257,15 @@ def test_the_portal_greets_with_a_sign_in_page(db: None, client: Client) -> None
     assert response.status_code == 200 and b'name="password"' in response.content
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_app_that_only_looks_whether_anybody_is_there_is_welcome(
+    db: None, client: Client, method: str
+) -> None:
+    response = client.generic(method, "/", headers={"authorization": "Bearer sk-poe-unknown"})
+
+    assert response.status_code == 200 and bool(response.content) == (method == "GET")
+
+
 def test_a_member_sees_the_own_tokens_only(cast: Cast, client: Client) -> None:
     client.post("/", {"username": "bob", "password": people.PASSWORD})
 

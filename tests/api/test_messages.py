@@ -163,6 +163,27 @@ async def test_an_answer_that_is_too_long_ends_with_max_tokens(api: Api, cast: C
     assert answer.stop_reason == "max_tokens" and answer.usage.output_tokens == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_stop_sequence_ends_an_answer_and_is_named(
+    api: Api, cast: Cast, demo: DemoPoe, stream: bool
+) -> None:
+    asked: Any = {
+        "model": "demo-echo",
+        "max_tokens": 100,
+        "stop_sequences": ["never", "three"],
+        "messages": [{"role": "user", "content": "one two three four"}],
+    }
+    client = api.anthropic(cast.bob.plain)
+
+    if stream:
+        async with client.messages.stream(**asked) as answering:
+            answer = await answering.get_final_message()
+    else:
+        answer = await client.messages.create(**asked)
+
+    assert (said(answer), answer.stop_reason, answer.stop_sequence) == ("one two ", "stop_sequence", "three")
+
+
 async def test_tokens_are_counted_for_nothing(api: Api, cast: Cast, demo: DemoPoe) -> None:
     client = api.anthropic(cast.bob.plain).messages
     asked: Any = {
