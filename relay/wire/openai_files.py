@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -64,7 +65,7 @@ def _lifetime(fields: Mapping[str, str]) -> timedelta | None:
     if name not in fields:
         return None
     text = fields[name]
-    if not (text.isascii() and text.isdecimal() and LEAST_SECONDS <= int(text[:9]) <= MOST_SECONDS):
+    if not (re.fullmatch(r"[0-9]{1,9}", text) and LEAST_SECONDS <= int(text) <= MOST_SECONDS):
         raise BadRequest(f"`{name}` must be from {LEAST_SECONDS} to {MOST_SECONDS}.", param=name)
     return timedelta(seconds=int(text))
 

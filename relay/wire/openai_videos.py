@@ -76,7 +76,10 @@ def parse_form(fields: Mapping[str, str], files: list[FilePart]) -> tuple[Asked,
     for name, value in fields.items():
         outer, bracket, inner = name.partition("[")
         if bracket and outer == REFERENCE:
-            body.setdefault(outer, {})[inner.rstrip("]")] = value
+            members = body.setdefault(outer, {})
+            if not isinstance(members, dict):
+                raise BadRequest(f"`{REFERENCE}` is there twice.", param=REFERENCE)
+            members[inner.rstrip("]")] = value
         else:
             body[name] = value
     asked, picture = _asked(body, convert(body, VideoBody))

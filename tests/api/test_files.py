@@ -208,6 +208,11 @@ async def test_what_was_not_written_to_its_end_is_there_for_nobody(api: Api, cas
         ({"purpose": "batch"}, {"file": PDF}, "unsupported_by_poe"),
         ({"purpose": "user_data"}, {"file": ("empty.txt", b"", "text/plain")}, "empty_file"),
         ({"purpose": "user_data", "expires_after[seconds]": "60"}, {"file": PDF}, "invalid_value"),
+        (
+            {"purpose": "user_data", "expires_after[seconds]": "000003600" + "5" * 5000},
+            {"file": PDF},
+            "invalid_value",
+        ),
         ({"purpose": "user_data", "expires_after[anchor]": "now"}, {"file": PDF}, "invalid_value"),
     ],
 )

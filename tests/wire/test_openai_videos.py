@@ -58,6 +58,7 @@ def test_the_bytes_of_a_data_url_are_no_part_of_what_is_kept() -> None:
         {"model": "veo"},
         {"model": "veo", "prompt": "x" * 32_001},
         {"model": "veo", "prompt": "dusk", "input_reference": "a picture"},
+        {"model": "veo", "prompt": "dusk", "input_reference": "a", "input_reference[file_id]": "file-1"},
         {"model": "veo", "prompt": "dusk", "input_reference[image_url]": "ftp://x"},
         {"model": "veo", "prompt": "dusk", "input_reference[file_id]": "../x"},
     ],
