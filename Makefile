@@ -31,7 +31,7 @@ bench: .venv/.dev ## speed against the upstream itself, then streams held, long 
 test-clients: .venv/.dev ## real clients, each in an environment of its own, over the demo Poe server; writes docs/clients.md
 	@$(BIN)/python -m tests.clients.run
 
-fuzz: .venv/.dev ## 100,000 spoiled bodies over each wire format, then 20,000 requests that Schemathesis makes of our OpenAPI page
+fuzz: .venv/.dev ## 100,000 spoiled bodies over the parses of all wire formats, then 20,000 requests that Schemathesis makes of our OpenAPI page
 	@$(BIN)/python -m tests.fuzz.run
 
 fmt: .venv/.dev ## format everything

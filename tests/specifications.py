@@ -22,6 +22,15 @@ OPENAI, RESPONSES, ANTHROPIC = "openai_chat", "openresponses", "anthropic"
 # Name of a document, name of one of its schemas.
 Schema: TypeAlias = tuple[str, str]
 
+
+def null_until_the_end(properties: dict[str, Any]) -> None:
+    """Every chunk but the last, as OpenAI's own example of a stream and its `stream_options.include_usage` have it."""
+    properties["choices"]["items"]["properties"].update(
+        finish_reason={"enum": ["stop", "length", "content_filter", None]}
+    )
+    properties.update(usage={"anyOf": [properties["usage"], {"type": "null"}]})
+
+
 # OpenAI has more than the documents published on that day know; its own SDK has these.
 NEWER: dict[Schema, Callable[[dict[str, Any]], None]] = {
     (OPENAI, "OpenAIFile"): lambda schema: schema["properties"]["purpose"]["enum"].append("user_data"),
@@ -29,10 +38,7 @@ NEWER: dict[Schema, Callable[[dict[str, Any]], None]] = {
     (RESPONSES, "JsonSchemaResponseFormat"): lambda schema: schema["properties"].update(
         schema={"type": "object"}
     ),
-    # Null in every chunk but the last, as in OpenAI's own example of a stream.
-    (OPENAI, "CreateCompletionResponse"): lambda schema: schema["properties"]["choices"]["items"][
-        "properties"
-    ].update(finish_reason={"enum": ["stop", "length", "content_filter", None]}),
+    (OPENAI, "CreateCompletionResponse"): lambda schema: null_until_the_end(schema["properties"]),
 }
 
 

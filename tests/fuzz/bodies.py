@@ -10,27 +10,86 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 
-from relay.wire import anthropic_messages, anthropic_request, openai_chat, openai_responses
-from tests.fuzz.examples import CHAT, MESSAGES, RESPONSES
+from relay.events import FilePart
+from relay.wire import (
+    anthropic_messages,
+    anthropic_request,
+    openai_audio,
+    openai_chat,
+    openai_completions,
+    openai_files,
+    openai_images,
+    openai_responses,
+    openai_videos,
+)
+from tests.fuzz import examples
+
+BOUNDARY = "a-form"
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """A wire format under test: its parse, where it is asked, and what clients send there."""
+    """A parse under test, where it is asked, and what clients send there.
 
-    parse: Callable[[bytes], object]
+    `files` are the names that a form's files go by; without any, JSON is sent.
+    """
+
+    parse: Callable[..., object]
     path: str
     examples: tuple[dict[str, Any], ...]
+    files: tuple[str, ...] = ()
+
+    def read(self, body: bytes) -> object:
+        """What the parse makes of it, or BadRequest."""
+        if not self.files:
+            return self.parse(body)
+        fields, files = form_of(body, self.files)
+        return self.parse(fields, [*files.values()])
+
+    def sent(self, body: bytes) -> tuple[bytes, str]:
+        """As it goes over the line, and of which type it is."""
+        if not self.files:
+            return body, "application/json"
+        return encoded(*form_of(body, self.files)), f"multipart/form-data; boundary={BOUNDARY}"
 
 
+# Some formats have several routes.
 PARSES: dict[str, Wire] = {
-    openai_chat.NAME: Wire(openai_chat.parse, "/v1/chat/completions", CHAT),
-    openai_responses.NAME: Wire(openai_responses.parse, "/v1/responses", RESPONSES),
-    anthropic_messages.NAME: Wire(anthropic_request.parse, "/v1/messages", MESSAGES),
+    openai_chat.NAME: Wire(openai_chat.parse, "/v1/chat/completions", examples.CHAT),
+    openai_responses.NAME: Wire(openai_responses.parse, "/v1/responses", examples.RESPONSES),
+    anthropic_messages.NAME: Wire(anthropic_request.parse, "/v1/messages", examples.MESSAGES),
+    f"{anthropic_messages.NAME}-count": Wire(
+        anthropic_request.parse_count, "/v1/messages/count_tokens", examples.MESSAGES
+    ),
+    openai_completions.NAME: Wire(openai_completions.parse, "/v1/completions", examples.COMPLETIONS),
+    openai_images.NAME: Wire(openai_images.parse, "/v1/images/generations", examples.IMAGES),
+    f"{openai_images.NAME}-edits": Wire(openai_images.parse_edit, "/v1/images/edits", examples.EDITS),
+    f"{openai_images.NAME}-edits-form": Wire(
+        openai_images.parse_form, "/v1/images/edits", examples.EDIT_FORMS, files=("image", "image[]", "mask")
+    ),
+    f"{openai_audio.NAME}-speech": Wire(openai_audio.parse_speech, "/v1/audio/speech", examples.SPEECH),
+    f"{openai_audio.NAME}-transcriptions": Wire(
+        partial(openai_audio.parse_transcription, translates=False),
+        "/v1/audio/transcriptions",
+        examples.RECORDINGS,
+        files=("file",),
+    ),
+    f"{openai_audio.NAME}-translations": Wire(
+        partial(openai_audio.parse_transcription, translates=True),
+        "/v1/audio/translations",
+        examples.RECORDINGS,
+        files=("file",),
+    ),
+    openai_videos.NAME: Wire(openai_videos.parse, "/v1/videos", examples.VIDEOS),
+    f"{openai_videos.NAME}-form": Wire(
+        openai_videos.parse_form, "/v1/videos", examples.VIDEO_FORMS, files=(openai_videos.REFERENCE,)
+    ),
+    openai_files.NAME: Wire(openai_files.parse_form, "/v1/files", examples.UPLOADS, files=("file",)),
 }
 
 # What has broken parsers before, and what is not allowed.
@@ -183,3 +242,41 @@ def _holders(body: Any) -> list[Any]:
         inner = holder.values() if isinstance(holder, dict) else holder
         left += [each for each in inner if isinstance(each, (dict, list))]
     return found
+
+
+# Forms.
+
+
+def form_of(body: bytes, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, FilePart]]:
+    """The fields and files that a spoiled body becomes; what is no object is a field of no name."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        said = body.decode("latin-1")
+    members = said if isinstance(said, dict) else {"": said}
+    texts = {_as_text(name): _as_text(value) for name, value in members.items()}
+    fields = {name: text for name, text in texts.items() if name not in names}
+    files = {
+        name: FilePart(text[:100], "image/png", data=text.encode())
+        for name, text in texts.items()
+        if name in names
+    }
+    return fields, files
+
+
+def _as_text(value: Any) -> str:
+    """As a form's reader gives it: never half of a surrogate pair, and what has a NUL is refused before."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "replace").decode().replace("\x00", "")
+
+
+def encoded(fields: dict[str, str], files: dict[str, FilePart]) -> bytes:
+    """A form that nobody has checked: a name may end its line, and a value the form."""
+    parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items()]
+    parts += [
+        f'name="{name}"; filename="{file.name}"\r\nContent-Type: {file.content_type}\r\n\r\n'.encode()
+        + (file.data or b"")
+        for name, file in files.items()
+    ]
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; ".encode()
+    return b"".join(head + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--\r\n".encode()

@@ -200,3 +200,143 @@ MESSAGES: tuple[dict[str, Any], ...] = (
         "tool_choice": {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True},
     },
 )
+
+COMPLETIONS: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "prompt": "Hello there",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": 50,
+        "temperature": 0.5,
+        "top_p": 1,
+        "stop": ["END", "\n\n"],
+        "logit_bias": {"50256": -100},
+        "seed": 7,
+        "user": "u-1",
+    },
+    {
+        "model": MODEL,
+        "prompt": ["Hello there"],
+        "n": 1,
+        "best_of": 1,
+        "echo": True,
+        "suffix": "",
+        "logprobs": None,
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+    },
+)
+
+# A bot that paints takes its time, and hundreds of pictures are no better a test than hundreds of refusals.
+IMAGES: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "prompt": "A lighthouse",
+        "n": 2,
+        "size": "1024x1024",
+        "quality": "auto",
+        "background": "transparent",
+        "moderation": "low",
+        "response_format": "b64_json",
+        "stream": False,
+        "user": "u-1",
+    },
+    {"model": MODEL, "prompt": "A lighthouse", "response_format": "url", "aspect": "16:9"},
+)
+
+EDITS: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "prompt": "The same at night",
+        "images": [
+            {"image_url": f"data:image/png;base64,{PIXEL}"},
+            {"image_url": "https://example.org/a.png"},
+        ],
+        "mask": {"image_url": f"data:image/png;base64,{PIXEL}"},
+        "n": 1,
+        "input_fidelity": "high",
+        "size": "auto",
+    },
+)
+
+SPEECH: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "input": "Good morning",
+        "voice": "alloy",
+        "instructions": "Cheerfully",
+        "response_format": "mp3",
+        "speed": 1.25,
+        "stream_format": "audio",
+    },
+    {"model": MODEL, "input": "Good morning", "voice": {"id": "voice_1"}},
+)
+
+VIDEOS: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "prompt": "A lighthouse",
+        "seconds": "8",
+        "size": "1280x720",
+        "input_reference": {"image_url": f"data:image/png;base64,{PIXEL}"},
+    },
+    {"model": MODEL, "prompt": "A lighthouse", "seconds": 4, "input_reference": {"file_id": "file-abc"}},
+)
+
+# Forms: each field is told as text, and what is called like a file of the form is one.
+
+EDIT_FORMS: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "prompt": "The same at night",
+        "image": "a.png",
+        "mask": "mask.png",
+        "n": 2,
+        "size": "1024x1024",
+        "response_format": "b64_json",
+        "stream": False,
+        "user": "u-1",
+    },
+    {"model": MODEL, "prompt": "The same at night", "image[]": "a.png", "quality": "high"},
+)
+
+RECORDINGS: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "file": "a.mp3",
+        "language": "de",
+        "prompt": "Erwin is a cat",
+        "response_format": "verbose_json",
+        "temperature": 0,
+        "stream": False,
+        "timestamp_granularities[]": "word",
+    },
+    {"model": MODEL, "file": "a.wav", "response_format": "text"},
+)
+
+VIDEO_FORMS: tuple[dict[str, Any], ...] = (
+    {
+        "model": MODEL,
+        "prompt": "A lighthouse",
+        "seconds": "8",
+        "size": "1280x720",
+        "input_reference": "a.png",
+    },
+    {
+        "model": MODEL,
+        "prompt": "A lighthouse",
+        "input_reference[image_url]": "https://example.org/a.png",
+        "input_reference[file_id]": "file-abc",
+    },
+)
+
+UPLOADS: tuple[dict[str, Any], ...] = (
+    {
+        "file": "a.pdf",
+        "purpose": "user_data",
+        "expires_after[anchor]": "created_at",
+        "expires_after[seconds]": "3600",
+    },
+    {"file": "a.png", "purpose": "vision"},
+)
