@@ -108,6 +108,8 @@ class ChatRequest:
     parallel_tool_calls: bool = True
     # The client knows no tools: it is told of a call as OpenAI did before it had them.
     calls_functions: bool = False
+    # Pictures are wanted beside the text as well.
+    shows_images: bool = False
     response_format: ResponseFormat | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
     rare: dict[str, Any] = field(default_factory=dict)

@@ -53,7 +53,10 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
     chat = replace(chat, messages=())
     if chat.stream:
         encoder = openai_chat.Encoder(
-            model=chat.model, include_usage=chat.include_usage, calls_functions=chat.calls_functions
+            model=chat.model,
+            include_usage=chat.include_usage,
+            calls_functions=chat.calls_functions,
+            shows_images=chat.shows_images,
         )
         return told_of(stream_response(answer, encoder), answer)
     events = await answer.whole()

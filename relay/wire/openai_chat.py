@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 import msgspec
@@ -170,6 +171,7 @@ def parse(raw: bytes) -> ChatRequest:
     _refuse_logprobs(chat)
     tools, tool_choice, calls_functions = _callable(body, chat)
     parameters, rare, ignored = _parameters(body, chat)
+    modalities = rare.get("modalities")
     return ChatRequest(
         model=model,
         messages=_messages(chat.messages),
@@ -184,6 +186,7 @@ def parse(raw: bytes) -> ChatRequest:
         # A function's call has room for one.
         parallel_tool_calls=chat.parallel_tool_calls is not False and not calls_functions,
         calls_functions=calls_functions,
+        shows_images=isinstance(modalities, list) and "image" in modalities,
         response_format=_response_format(chat.response_format),
         parameters=parameters,
         rare=rare,
@@ -478,7 +481,12 @@ def attachment_markdown(attachment: Attachment) -> str:
 
 
 def image(attachment: Attachment, index: int) -> dict[str, Any]:
-    """A picture as OpenRouter has it, for clients that do not look for pictures in the text."""
+    """A picture as OpenRouter has it, but for its URL: there it holds the bytes.
+
+    A stream has it only for who asks for it, as one must at OpenRouter (`modalities`). Open WebUI draws its own icon in
+    place of a URL that is not its own, and LobeChat takes it for the bytes and never looks at the text of that chunk;
+    both show the Markdown of the text.
+    """
     return {"type": "image_url", "image_url": {"url": attachment.url}, "index": index}
 
 
@@ -547,9 +555,12 @@ _escape = msgspec.json.Encoder().encode
 class Encoder:
     """Events -> server-sent chunks. The JSON around a text is rendered once; only the text is escaped per event."""
 
-    def __init__(self, *, model: str, include_usage: bool, calls_functions: bool = False) -> None:
+    def __init__(
+        self, *, model: str, include_usage: bool, calls_functions: bool = False, shows_images: bool = False
+    ) -> None:
         self._include_usage = include_usage
         self._calls_functions = calls_functions
+        self._shows_images = shows_images
         self._head = b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,' % (
             _escape(new_id()),
             int(time.time()),
@@ -589,23 +600,21 @@ class Encoder:
                 called = openai_functions.delta(event) if self._calls_functions else _call_delta(event)
                 return self._choice + _escape(called) + self._open
             case Attachment():
-                delta = self._file(event)
-                return self._choice + _escape(delta) + self._open if delta else b""
+                return b"".join(self._choice + _escape(delta) + self._open for delta in self._file(event))
             case Finish(said):
                 reason = openai_functions.reason(said) if self._calls_functions else said
                 return self._choice + b'{},"logprobs":null,"finish_reason":' + _escape(reason) + self._tail
             case Replace():
                 return b""
 
-    def _file(self, file: Attachment) -> dict[str, Any]:
-        delta: dict[str, Any] = {}
+    def _file(self, file: Attachment) -> Iterator[dict[str, Any]]:
+        """Apart: who takes the picture may overlook the text beside it."""
         if file.inline_ref is None:
-            delta["content"] = ("\n\n" if self._said else "") + attachment_markdown(file)
+            yield {"content": ("\n\n" if self._said else "") + attachment_markdown(file)}
             self._said = True
-        if is_image(file):
-            delta["images"] = [image(file, self._images)]
+        if self._shows_images and is_image(file):
+            yield {"images": [image(file, self._images)]}
             self._images += 1
-        return delta
 
     def end(self, counted: Usage) -> bytes:
         if not self._include_usage:

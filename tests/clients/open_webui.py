@@ -17,10 +17,9 @@ from tests.clients.places import CannotInstall, Failed, Place
 from tests.clients.stage import ROOT, Stage, free_port
 
 PICTURE = ROOT / "docs" / "screenshots" / "open-webui.png"
-NOTE = "; above it, its own icon in place of `delta.images`, of which it shows only what it keeps itself"
 # What Demo-Painter paints.
 PICTURE_WIDTH = 192
-START_SECONDS = 180
+START_SECONDS = 420
 # It is alone on this machine: no accounts, no models of its own, nothing fetched from anywhere.
 OFFLINE = {
     "WEBUI_AUTH": "False",
@@ -75,8 +74,13 @@ def visit(page: Page, url: str) -> str:
     expect(image).to_be_visible(timeout=30_000)
     expect(image).to_have_js_property("naturalWidth", PICTURE_WIDTH)
     page.wait_for_timeout(3_000)
+    # In place of a picture that is told beside the text it would draw its own icon.
+    drawn = page.locator("img").evaluate_all(
+        "all => all.filter(each => each.width > 64).map(each => each.alt)"
+    )
+    assert drawn == ["A garden in the evening"], drawn
     page.screenshot(path=str(PICTURE))
-    return f"{count} models listed, an answer streamed, an image shown: docs/screenshots/{PICTURE.name}{NOTE}"
+    return f"{count} models listed, an answer streamed, an image shown: docs/screenshots/{PICTURE.name}"
 
 
 def say(page: Page, text: str) -> None:

@@ -858,8 +858,10 @@ def chunks_of(stream: bytes) -> list[dict[str, Any]]:
     return [json.loads(payload) for payload in payloads[:-1]]
 
 
-def stream_of(events: list[Event], *, model: str = "m", include_usage: bool = False) -> bytes:
-    encoder = openai_chat.Encoder(model=model, include_usage=include_usage)
+def stream_of(
+    events: list[Event], *, model: str = "m", include_usage: bool = False, shows_images: bool = False
+) -> bytes:
+    encoder = openai_chat.Encoder(model=model, include_usage=include_usage, shows_images=shows_images)
     return encoder.start() + encoder.encode_all(events) + encoder.end(SPENT)
 
 
@@ -1053,13 +1055,26 @@ def test_pictures_are_told_beside_the_text_as_well() -> None:
     ]
 
     whole = openai_chat.collect(events, model="m", counted=SPENT)["choices"][0]["message"]["images"]
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks_of(stream_of(events))]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks_of(stream_of(events, shows_images=True))]
 
     assert whole == [
         {"type": "image_url", "image_url": {"url": "https://h.example/a.png"}, "index": 0},
         {"type": "image_url", "image_url": {"url": "https://h.example/b.png"}, "index": 1},
     ]
     assert [image for delta in deltas for image in delta.get("images", ())] == whole
+    assert not any("images" in delta and "content" in delta for delta in deltas)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "shown"),
+    [(None, False), (["text"], False), ("image", False), (["image", "text"], True), (["image"], True)],
+)
+def test_a_stream_shows_pictures_beside_the_text_to_who_asks_for_them(modalities: Any, shown: bool) -> None:
+    chat = parse(stream=True, modalities=modalities)
+    stream = stream_of([PICTURE], shows_images=chat.shows_images)
+
+    assert (b'"images"' in stream) == chat.shows_images == shown
+    assert b"![a(1).png](https://h.example/a.png)" in stream
 
 
 @pytest.mark.parametrize(
