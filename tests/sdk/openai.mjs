@@ -122,7 +122,31 @@ async function images() {
   );
 }
 
-const parts = { models, chat, tools, responses, functions, images };
+async function files() {
+  const file = await toFile(Buffer.from("%PDF-1.7 a report"), "report.pdf", { type: "application/pdf" });
+  const kept = await client.files.create({ file, purpose: "user_data" });
+  assert.deepEqual([kept.object, kept.filename, kept.bytes], ["file", "report.pdf", 17]);
+  const listed = [];
+  for await (const each of client.files.list()) listed.push(each.id);
+  assert.deepEqual(listed, [kept.id]);
+  assert.equal((await client.files.retrieve(kept.id)).purpose, "user_data");
+  assert.equal(await (await client.files.content(kept.id)).text(), "%PDF-1.7 a report");
+
+  const named = [{ type: "text", text: "Read this" }, { type: "file", file: { file_id: kept.id } }];
+  const answer = await client.chat.completions.create({ model: "demo-echo", messages: user(named) });
+  assert.match(answer.choices[0].message.content, /report\.pdf \(application\/pdf\)/);
+  const response = await client.responses.create({
+    model: "demo-echo",
+    input: user([{ type: "input_file", file_id: kept.id }]),
+    store: false,
+  });
+  assert.match(response.output_text, /report\.pdf/);
+
+  assert((await client.files.delete(kept.id)).deleted);
+  await assert.rejects(client.files.retrieve(kept.id), OpenAI.NotFoundError);
+}
+
+const parts = { models, chat, tools, responses, functions, images, files };
 for (const [name, part] of Object.entries(parts)) {
   await part();
   console.log(`ok ${name}`);

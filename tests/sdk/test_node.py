@@ -46,7 +46,7 @@ def parts_done(said: str) -> list[str]:
 def test_the_openai_sdk(serve: Callable[..., Served], cast: Cast, demo: DemoPoe, tmp_path: Path) -> None:
     said = ask("openai.mjs", serve(), cast.bob.plain, tmp_path)
 
-    assert parts_done(said) == ["models", "chat", "tools", "responses", "functions", "images"]
+    assert parts_done(said) == ["models", "chat", "tools", "responses", "functions", "images", "files"]
 
 
 def test_the_anthropic_sdk(serve: Callable[..., Served], cast: Cast, demo: DemoPoe, tmp_path: Path) -> None:
