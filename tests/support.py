@@ -15,20 +15,28 @@ from typing import Any
 import msgspec
 from anthropic.types.beta import message_create_params as beta_messages
 from anthropic.types.message_create_params import MessageCreateParamsBase
+from openai.types.audio.speech_create_params import SpeechCreateParams
+from openai.types.audio.transcription_create_params import TranscriptionCreateParamsBase
+from openai.types.audio.translation_create_params import TranslationCreateParams
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from openai.types.completion_create_params import CompletionCreateParamsBase as LegacyParamsBase
+from openai.types.image_edit_params import ImageEditParamsBase
 from openai.types.image_generate_params import ImageGenerateParamsBase
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from openai.types.video_create_params import VideoCreateParams
 
 from relay.errors import BadRequest
 from relay.events import ChatRequest
 from relay.wire import (
     anthropic_request,
+    openai_audio,
     openai_chat,
     openai_completions,
     openai_images,
     openai_responses,
+    openai_videos,
 )
+from tests.fuzz.bodies import PARSES
 
 PAGE = Path(__file__).parent.parent / "docs" / "support.md"
 
@@ -248,7 +256,110 @@ IMAGES = Wire(
     },
     frozenset({*ImageGenerateParamsBase.__annotations__, "stream"}),
 )
-WIRES = (CHAT, RESPONSES, MESSAGES, COMPLETIONS, IMAGES)
+EDITS = Wire(
+    "POST /v1/images/edits",
+    PARSES["openai-images-edits-form"].read,
+    {"model": "m", "prompt": "Hi", "image": "a.png"},
+    {
+        "background": "transparent",
+        "complexity": "low",
+        "frame_count": 4,
+        "frame_duration_ms": 100,
+        "image": "b.png",
+        "input_fidelity": "high",
+        "markup": "x",
+        "mask": "mask.png",
+        "model": "n",
+        "n": 2,
+        "output_compression": 50,
+        "output_format": "webp",
+        "partial_images": 2,
+        "prompt": "Ho",
+        "quality": "high",
+        "response_format": "b64_json",
+        "safety_identifier": "x",
+        "size": "1024x1024",
+        "stream": True,
+        "svg": True,
+        "user": "u",
+    },
+    frozenset({*ImageEditParamsBase.__annotations__, "stream"}),
+)
+SPEECH = Wire(
+    "POST /v1/audio/speech",
+    openai_audio.parse_speech,
+    {"model": "m", "input": "Hi"},
+    {
+        "input": "Ho",
+        "instructions": "Cheerfully",
+        "model": "n",
+        "response_format": "wav",
+        "speed": 1.5,
+        "stream_format": "sse",
+        "voice": "alloy",
+    },
+    frozenset(SpeechCreateParams.__annotations__),
+)
+TRANSCRIPTIONS = Wire(
+    "POST /v1/audio/transcriptions",
+    PARSES["openai-audio-transcriptions"].read,
+    {"model": "m", "file": "a.mp3"},
+    {
+        "chunking_strategy": "auto",
+        "file": "b.mp3",
+        "include": ["logprobs"],
+        "keywords": ["Erwin"],
+        "known_speaker_names": ["agent"],
+        "known_speaker_references": ["data:audio/wav;base64,aGk="],
+        "language": "de",
+        "languages": ["de", "en"],
+        "model": "n",
+        "prompt": "Erwin is a cat",
+        "response_format": "verbose_json",
+        "stream": True,
+        "temperature": 0.5,
+        "timestamp_granularities": ["word"],
+    },
+    frozenset({*TranscriptionCreateParamsBase.__annotations__, "stream"}),
+)
+TRANSLATIONS = Wire(
+    "POST /v1/audio/translations",
+    PARSES["openai-audio-translations"].read,
+    {"model": "m", "file": "a.mp3"},
+    {
+        "file": "b.mp3",
+        "model": "n",
+        "prompt": "Erwin is a cat",
+        "response_format": "verbose_json",
+        "temperature": 0.5,
+    },
+    frozenset(TranslationCreateParams.__annotations__),
+)
+VIDEOS = Wire(
+    "POST /v1/videos",
+    lambda raw: openai_videos.parse(raw)[0],
+    {"model": "m", "prompt": "Hi"},
+    {
+        "input_reference": {"image_url": "https://example.org/a.png"},
+        "model": "n",
+        "prompt": "Ho",
+        "seconds": "8",
+        "size": "1280x720",
+    },
+    frozenset(VideoCreateParams.__annotations__),
+)
+WIRES = (
+    CHAT,
+    RESPONSES,
+    MESSAGES,
+    COMPLETIONS,
+    IMAGES,
+    EDITS,
+    SPEECH,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+    VIDEOS,
+)
 
 
 def verdict(wire: Wire, name: str) -> str:

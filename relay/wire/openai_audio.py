@@ -35,6 +35,21 @@ class TranscriptionForm(Struct, kw_only=True):
     stream: bool = False
 
 
+TAKEN = frozenset(TranscriptionForm.__struct_fields__)
+# OpenAI's own parameters that hardly a Poe bot can be told, as in its chat completions.
+RARE = frozenset(
+    {
+        "chunking_strategy",
+        "include",
+        "keywords",
+        "known_speaker_names",
+        "known_speaker_references",
+        "languages",
+        "timestamp_granularities",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """`form` is the response format."""
@@ -89,10 +104,15 @@ def parse_transcription(fields: Mapping[str, str], files: list[FilePart], *, tra
         words.append(f"It is in the language {form.language[:50]}.")
     if form.prompt:
         words.append(f"What helps to understand it: {form.prompt}")
+    # A list is written `name[]` in a form.
+    extra = {name.removesuffix("[]"): value for name, value in fields.items() if name not in TAKEN}
     chat = ChatRequest(
         model=model_name(form.model),
         messages=(Message("user", (TextPart("\n".join(words)), *files)),),
         temperature=form.temperature,
+        parameters={name: value for name, value in extra.items() if name not in RARE},
+        rare={name: value for name, value in extra.items() if name in RARE},
+        ignored=tuple(sorted(RARE & extra.keys())),
     )
     return Recorded(chat, form.response_format, form.language or "")
 

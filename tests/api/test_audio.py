@@ -60,6 +60,16 @@ async def test_a_recording_is_written_down(sdk: openai.AsyncOpenAI, api: Api, ca
     assert str(text).strip() == "Good morning!"
 
 
+async def test_what_hardly_a_bot_can_be_told_of_a_recording_is_named(
+    sdk: openai.AsyncOpenAI,
+) -> None:
+    answer = await sdk.audio.transcriptions.with_raw_response.create(
+        model="listener", file=("a.wav", b"RIFF"), timestamp_granularities=["word"], include=["logprobs"]
+    )
+
+    assert answer.headers["x-poe-relay-ignored"] == "include, timestamp_granularities"
+
+
 async def test_a_bot_that_only_writes_is_told_to_be_none_that_speaks(sdk: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.audio.speech.create(model="listener", input="Good morning!", voice="alloy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests import support
-from tests.support import CHAT, MESSAGES, RESPONSES, WIRES, Wire, verdict
+from tests.support import CHAT, EDITS, MESSAGES, RESPONSES, SPEECH, TRANSCRIPTIONS, WIRES, Wire, verdict
 
 
 def test_the_page_is_current() -> None:
@@ -32,6 +32,12 @@ def test_every_parameter_of_the_official_sdk_is_decided_on(wire: Wire) -> None:
         (MESSAGES, "thinking", support.RARE),
         (MESSAGES, "stop_sequences", support.EMULATED),
         (MESSAGES, "tool_choice", support.EMULATED),
+        (EDITS, "mask", support.FORWARDED),
+        (EDITS, "n", support.ANSWERED),
+        (SPEECH, "voice", support.RARE),
+        (SPEECH, "stream_format", support.REFUSED),
+        (TRANSCRIPTIONS, "language", support.FORWARDED),
+        (TRANSCRIPTIONS, "timestamp_granularities", support.RARE),
     ],
 )
 def test_a_verdict_is_what_the_wire_format_does(wire: Wire, name: str, said: str) -> None:
