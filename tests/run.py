@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -33,7 +34,26 @@ def run(title: str, environment: dict[str, str], *options: str) -> int:
     return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
 
 
+def bring_chromium() -> None:
+    """Debian's, if there is none and whoever runs this may install it. Without it, tests in a browser are skipped and say so."""
+    if shutil.which("chromium") or not shutil.which("apt-get") or os.geteuid() != 0:
+        return
+    print("== Chromium, for the tests in a browser", flush=True)
+    patience = [
+        "-o",
+        "Acquire::Retries=0",
+        "-o",
+        "Acquire::http::Timeout=20",
+        "-o",
+        "Acquire::https::Timeout=20",
+    ]
+    for wanted in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+        command = ["apt-get", "-qq", *patience, *wanted]
+        subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, check=False)
+
+
 def main() -> int:
+    bring_chromium()
     first = run("SQLite", {})
     with postgres.server() as address:
         without = [f"--ignore=tests/{each}" for each in ONCE]
