@@ -137,6 +137,14 @@ PAGES: dict[str, Line] = {
     "admin/accounts/accesstoken/<path:object_id>/limit/": ADMINISTRATORS.of("token"),
     "admin/accounts/accesstoken/<path:object_id>/clone/": ADMINISTRATORS.of("token"),
     "admin/accounts/accesstoken/<path:object_id>/disable/": ADMINISTRATORS.of("token"),
+    "admin/accounts/team/<path:object_id>/usage/": ADMINISTRATORS.of("accounts.team"),
+    "admin/accounts/user/<path:object_id>/usage/": ADMINISTRATORS.of("accounts.user"),
+    "admin/accounts/accesstoken/<path:object_id>/usage/": ADMINISTRATORS.of("token"),
+    "admin/relay/poekey/<path:object_id>/usage/": ADMINISTRATORS.of("relay.poekey"),
+    "admin/relay/poeaccount/<path:object_id>/charges/": ADMINISTRATORS.of("relay.poeaccount"),
+    "admin/relay/botmapping/<path:object_id>/explain-model/": ADMINISTRATORS.of("relay.botmapping"),
+    "admin/relay/botmapping/<path:object_id>/usage/": ADMINISTRATORS.of("relay.botmapping"),
+    "admin/relay/bot/<path:object_id>/mappings/": ADMINISTRATORS.of("relay.bot"),
     "admin/relay/live/": ADMINISTRATORS,
     "admin/relay/reconciliation/": ADMINISTRATORS,
     "admin/relay/botmapping/explain/": ADMINISTRATORS,
@@ -150,9 +158,10 @@ PAGES: dict[str, Line] = {
     "admin/relay/poekey/<int:pk>/revive/": ADMINISTRATORS.of("relay.poekey"),
 }
 
-# The panel's own pages for a model: its list, adding, changing, deleting, history. Each needs one of `things`.
+# The panel's own pages for a model: its list, that as CSV, adding, changing, deleting, history. Each needs one of `things`.
 EDITED = {
     "": ADMINISTRATORS,
+    "export/": ADMINISTRATORS,
     "add/": ADMINISTRATORS,
     "<path:object_id>/": ADMINISTRATORS,
     "<path:object_id>/change/": ADMINISTRATORS,

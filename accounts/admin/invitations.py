@@ -13,12 +13,12 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from unfold.admin import ModelAdmin
 from unfold.decorators import display
 
 from accounts.admin.forms import InvitationForm
 from accounts.admin.issuing import unseen_by_others
-from accounts.admin.people import LIMIT_FIELDS
+from accounts.admin.people import LIMIT_COLUMNS, LIMIT_FIELDS
+from accounts.exporting import Exported
 from accounts.models import Invitation, User
 from accounts.views import address
 
@@ -48,12 +48,25 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(Invitation)
-class InvitationAdmin(ModelAdmin):
+class InvitationAdmin(Exported):
     form = InvitationForm
     list_display = ("__str__", "team", "state", "taken", "expires_at", "made_by", "created_at")
     list_filter = (StateFilter, "team")
     list_select_related = ("team", "made_by")
     search_fields = ("note", "prefix", "team__name", "made_by__username")
+    csv_columns = (
+        "note",
+        "team__name",
+        "uses",
+        "used",
+        "expires_at",
+        "revoked_at",
+        "made_by__username",
+        "created_at",
+        "days",
+        "allowed_models",
+        *LIMIT_COLUMNS,
+    )
     autocomplete_fields = ("team",)
     actions = ("take_back",)
     fieldsets = (

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import display_for_value
+from django.contrib.admin.utils import display_for_value, unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts import second_factor, tokens
 from accounts.admin import acting, issuing
+from accounts.exporting import Exported
 from accounts.models import AccessToken, AccessTokenQuerySet, Team, User, token_digest
 
 admin.site.unregister(Group)
 
 ISSUE = _("Issue a token")
+USAGE = _("Usage records")
 LIMIT_FIELDS = (
     ("requests_per_minute", "tokens_per_minute", "requests_in_flight"),
     ("points_per_day", "points_per_month"),
 )
+LIMIT_COLUMNS = tuple(name for row in LIMIT_FIELDS for name in row)
 LIMITS = (
     _("Limits"),
     {
@@ -40,10 +44,12 @@ LIMITS = (
 
 
 @admin.register(Team)
-class TeamAdmin(ModelAdmin):
+class TeamAdmin(Exported):
     list_display = ("name", "people", "time_zone", "enabled", "created_at")
     list_filter = ("enabled",)
     search_fields = ("name",)
+    csv_columns = ("name", "time_zone", "enabled", "created_at", *LIMIT_COLUMNS)
+    actions_row = ("usage",)
     fieldsets = ((None, {"fields": ("name", "time_zone", "enabled")}), LIMITS)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Team]:
@@ -54,9 +60,13 @@ class TeamAdmin(ModelAdmin):
     def people(self, team: Any) -> int:
         return int(team.people)
 
+    @action(description=USAGE, url_path="usage")
+    def usage(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _usage("team", object_id)
+
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+class UserAdmin(DjangoUserAdmin, Exported):  # type: ignore[type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -75,7 +85,21 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     actions = ("remove_second_factor",)
     search_fields = ("username", "first_name", "last_name", "email")
     ordering = ("username",)
-    actions_detail = ("issue",)
+    csv_columns = (
+        "username",
+        "team__name",
+        "role",
+        "first_name",
+        "last_name",
+        "email",
+        "is_active",
+        "is_superuser",
+        "last_login",
+        "date_joined",
+        *LIMIT_COLUMNS,
+    )
+    actions_row = ("issue", "usage")
+    actions_detail = ("issue", "usage")
     filter_horizontal = ()
     fieldsets: ClassVar[Any] = (
         (None, {"fields": ("username", "password")}),
@@ -115,6 +139,10 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     @action(description=ISSUE, url_path="issue", icon="key")
     def issue(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return issuing.issue(self, request, object_id)
+
+    @action(description=USAGE, url_path="usage")
+    def usage(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _usage("user", object_id)
 
     @display(description=_("second factor"), boolean=True)
     def has_second_factor(self, user: User) -> bool:
@@ -158,14 +186,28 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(AccessToken)
-class AccessTokenAdmin(ModelAdmin):
+class AccessTokenAdmin(Exported):
     list_display = ("name", "owner", "team", "begins_with", "state", "expires_at", "last_used", "created_at")
     list_filter = (StateFilter, "owner__team")
     list_select_related = ("owner__team", "activity")
     search_fields = ("name", "prefix", "owner__username", "owner__team__name")
     autocomplete_fields = ("owner",)
     actions = ("disable", "enable", "extend", "limit")
-    actions_row = ("rotate", "extend_one", "limit_one", "clone", "disable_one")
+    csv_columns = (
+        "name",
+        "owner__username",
+        "owner__team__name",
+        "prefix",
+        "enabled",
+        "disabled_reason",
+        "expires_at",
+        "activity__last_used_at",
+        "created_at",
+        "allowed_models",
+        "allowed_networks",
+        *LIMIT_COLUMNS,
+    )
+    actions_row = ("rotate", "extend_one", "limit_one", "clone", "disable_one", "usage")
     actions_detail = actions_row
     readonly_fields = ("begins_with", "created_at", "last_used")
     fieldsets = (
@@ -228,6 +270,10 @@ class AccessTokenAdmin(ModelAdmin):
     def clone(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return issuing.clone(self, request, object_id)
 
+    @action(description=USAGE, url_path="usage")
+    def usage(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _usage("token", object_id)
+
     # One at a time, or those that were ticked in the list.
 
     @action(description=_("Extend"), url_path="extend")
@@ -259,3 +305,9 @@ class AccessTokenAdmin(ModelAdmin):
         count = queryset.update(enabled=True, disabled_reason="")
         said = ngettext("%(n)d access token enabled.", "%(n)d access tokens enabled.", count)
         self.message_user(request, said % {"n": count}, messages.SUCCESS)
+
+
+def _usage(whose: str, object_id: str) -> HttpResponse:
+    """By its number: names come again."""
+    address = reverse("admin:relay_usagerecord_changelist")
+    return redirect(f"{address}?{urlencode({whose: unquote(object_id)})}")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
 
 from accounts.admin.forms import PresetForm
-from accounts.admin.people import LIMIT_FIELDS
+from accounts.admin.people import LIMIT_COLUMNS, LIMIT_FIELDS
+from accounts.exporting import Exported
 from accounts.models import LimitPreset
 
 
 @admin.register(LimitPreset)
-class LimitPresetAdmin(ModelAdmin):
+class LimitPresetAdmin(Exported):
     form = PresetForm
     list_display = ("name", "points_per_day", "points_per_month", "requests_per_minute", "days")
     search_fields = ("name",)
+    list_filter = ("days",)
+    csv_columns = ("name", "days", "allowed_models", *LIMIT_COLUMNS)
     fieldsets = (
         (
             None,

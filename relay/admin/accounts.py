@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Count, QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
@@ -16,11 +18,12 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
+from accounts.exporting import Exported
 from relay import balances, standings
 from relay.admin import standings as shown
+from relay.admin.messages import told
 from relay.models import BalanceReading, BotMapping, PoeAccount, PoeCharge, PoeKey
 from relay.panel import chart
 from relay.pool import keeping
@@ -46,7 +49,7 @@ class PoeAccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(PoeAccount)
-class PoeAccountAdmin(ModelAdmin):
+class PoeAccountAdmin(Exported):
     form = PoeAccountForm
     list_display = (
         "name",
@@ -64,7 +67,27 @@ class PoeAccountAdmin(ModelAdmin):
     change_form_outer_before_template = "admin/relay/poeaccount/standing.html"
     change_form_outer_after_template = "admin/relay/poeaccount/history.html"
     autocomplete_fields = ("team", "user")
+    actions = ("enable", "disable")
     actions_list = ("remove_demo",)
+    actions_row = ("charges",)
+    csv_columns = (
+        "name",
+        "enabled",
+        "health__state",
+        "health__reason",
+        "health__balance",
+        "health__balance_at",
+        "health__grant_at",
+        "health__grant_points",
+        "low_balance",
+        "team__name",
+        "user__username",
+        "counts_in_budgets",
+        "own_use",
+        "requests_per_minute",
+        "is_demo",
+        "created_at",
+    )
     fieldsets = (
         (None, {"fields": ("name", "enabled", "requests_per_minute", "low_balance")}),
         (
@@ -101,6 +124,19 @@ class PoeAccountAdmin(ModelAdmin):
     @display(description=_("balance"), ordering="health__balance")
     def balance(self, account: PoeAccount) -> SafeString:
         return shown.balance(account)
+
+    @action(description=_("Charges"), url_path="charges")
+    def charges(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        address = reverse("admin:relay_poecharge_changelist")
+        return redirect(f"{address}?{urlencode({'account': unquote(object_id)})}")
+
+    @admin.action(description=_("Disable"), permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[PoeAccount]) -> None:
+        told(self, request, queryset.update(enabled=False))
+
+    @admin.action(description=_("Enable"), permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[PoeAccount]) -> None:
+        told(self, request, queryset.update(enabled=True))
 
     # How it fares.
 

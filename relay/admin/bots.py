@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import OuterRef, QuerySet, Subquery, TextField
 from django.db.models.functions import Cast, Lower
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
+from accounts.exporting import Exported
 from relay import catalogue
 from relay.admin.reading import ReadOnly
 from relay.admin.syncing import TITLE, sync
@@ -68,12 +71,30 @@ class GivesFilter(ModalityFilter):
 
 
 @admin.register(Bot)
-class BotAdmin(ReadOnly, ModelAdmin):
+class BotAdmin(ReadOnly, Exported):
     list_display = ("handle", "owner", "kinds", "context_length", "price", "mapped_to", "gone_at")
     list_filter = (MappedFilter, GivesFilter, TakesFilter, ("gone_at", admin.EmptyFieldListFilter))
     search_fields = ("handle", "display_name", "owner", "description")
     actions = ("add_mappings",)
     actions_list = ("sync_from_poe",)
+    actions_row = ("mappings",)
+    csv_columns = (
+        "handle",
+        "display_name",
+        "owner",
+        "input_modalities",
+        "output_modalities",
+        "features",
+        "context_length",
+        "max_output_tokens",
+        "points_per_request",
+        "points_per_image",
+        "points_per_1000_input_tokens",
+        "points_per_1000_output_tokens",
+        "first_seen_at",
+        "last_seen_at",
+        "gone_at",
+    )
     list_per_page = 50
     readonly_fields = ("kinds",)
     fieldsets = (
@@ -143,6 +164,11 @@ class BotAdmin(ReadOnly, ModelAdmin):
         count = len(catalogue.add(wanted))
         said = ngettext("%(n)d mapping made.", "%(n)d mappings made.", count) % {"n": count}
         self.message_user(request, said, messages.SUCCESS if count else messages.WARNING)
+
+    @action(description=_("Mappings"), url_path="mappings")
+    def mappings(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        bot = get_object_or_404(Bot, pk=unquote(object_id))
+        return redirect(f"{reverse('admin:relay_botmapping_changelist')}?{urlencode({'q': bot.handle})}")
 
     @action(description=TITLE, url_path="sync", permissions=["map"])
     def sync_from_poe(self, request: HttpRequest) -> HttpResponse:

@@ -10,11 +10,11 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import BooleanRadioFilter, ChoicesDropdownFilter, DropdownFilter
 from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
+from accounts.exporting import Exported
 from relay import standings
 from relay.admin.reading import ReadOnly
 from relay.models import BotMapping, PoeAccount, PoeCharge, PoeKey, PoolEvent
@@ -75,7 +75,7 @@ def _narrowed(queryset: QuerySet[Any], column: str, value: str | None) -> QueryS
     return queryset.filter(**{column: int(value)}) if value.isdecimal() else queryset.none()
 
 
-class NewestFirst(ReadOnly, ModelAdmin):
+class NewestFirst(ReadOnly, Exported):
     """Nothing here counts rows or sorts them anew."""
 
     actions: ClassVar[Any] = None
@@ -94,6 +94,8 @@ class PoolEventAdmin(NewestFirst):
     fields = list_display
     readonly_fields = ("when", "account_link", "key_link", "state", "ends", "told")
     list_filter = (AccountFilter, KeyFilter, BecameFilter)
+    search_fields = ("reason",)
+    csv_columns = ("at", "account__name", "key__name", "was", "became", "reason", "until", "told_at")
     list_select_related = ("account", "key")
 
     @display(description=_("at"))
@@ -152,6 +154,22 @@ class PoeChargeAdmin(NewestFirst):
         ("is_ambiguous", BooleanRadioFilter),
     )
     list_select_related = ("account",)
+    search_fields = ("bot", "query_id", "api_key_name")
+    csv_columns = (
+        "at",
+        "account__name",
+        "bot",
+        "points",
+        "estimated_points",
+        "input_tokens",
+        "output_tokens",
+        "match",
+        "is_ambiguous",
+        "usage_type",
+        "api_key_name",
+        "query_id",
+        "record_id",
+    )
 
     @display(description=_("at"))
     def when(self, charge: PoeCharge) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 from asgiref.sync import async_to_sync
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
@@ -19,10 +21,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
-from unfold.admin import ModelAdmin
-from unfold.decorators import display
+from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminSelectWidget
 
+from accounts.exporting import Exported
 from relay import standings
 from relay.admin import standings as shown
 from relay.admin.messages import told
@@ -100,7 +102,7 @@ class PoeKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(PoeKey)
-class PoeKeyAdmin(ModelAdmin):
+class PoeKeyAdmin(Exported):
     form = PoeKeyForm
     list_display = (
         "named",
@@ -117,6 +119,22 @@ class PoeKeyAdmin(ModelAdmin):
     change_form_outer_before_template = "admin/relay/poekey/standing.html"
     change_form_outer_after_template = "admin/relay/poekey/events.html"
     actions = ("enable", "disable")
+    actions_row = ("usage",)
+    csv_columns = (
+        "name",
+        "last_four",
+        "account__name",
+        "account__team__name",
+        "enabled",
+        "health__state",
+        "health__reason",
+        "health__until",
+        "account__health__balance",
+        "priority",
+        "weight",
+        "requests_per_minute",
+        "requests_in_flight",
+    )
     readonly_fields = ("ends_with",)
     fieldsets = (
         (None, {"fields": ("name", "account", "new_secret", "ends_with", "enabled")}),
@@ -170,6 +188,11 @@ class PoeKeyAdmin(ModelAdmin):
         if change and form.cleaned_data["new_secret"]:
             # After the form's own transaction: it takes the ledger's turn on SQLite.
             transaction.on_commit(lambda: keeping.revive("key", obj.pk, "a new secret was stored"))
+
+    @action(description=_("Usage records"), url_path="usage")
+    def usage(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        address = reverse("admin:relay_usagerecord_changelist")
+        return redirect(f"{address}?{urlencode({'key': unquote(object_id)})}")
 
     # How it fares.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 
+from accounts.exporting import Exported
 from relay import catalogue
 from relay.admin.messages import told
 from relay.admin.parameter_fields import BotMappingForm, form_for, names_of
@@ -45,7 +47,7 @@ FIELDSETS: tuple[tuple[Any, dict[str, Any]], ...] = (
 
 
 @admin.register(BotMapping)
-class BotMappingAdmin(ModelAdmin):
+class BotMappingAdmin(Exported):
     form = BotMappingForm
     list_display = ("model", "asked_bot", "at_poe", "account", "replace_policy", "hidden", "enabled")
     list_display_links = ("model",)
@@ -56,6 +58,24 @@ class BotMappingAdmin(ModelAdmin):
     autocomplete_fields = ("teams", "account")
     actions = ("enable", "disable", "hide", "show", "use_suggested_bot")
     actions_list = ("sync_from_poe", "add_from_list")
+    actions_row = ("explain", "usage")
+    csv_columns = (
+        "model",
+        "bot",
+        "enabled",
+        "hidden",
+        "found",
+        "suggested_bot",
+        "account__name",
+        "fallback_models",
+        "parameters",
+        "default_output_tokens",
+        "points_per_request",
+        "points_per_image",
+        "points_per_1000_input_tokens",
+        "points_per_1000_output_tokens",
+        "replace_policy",
+    )
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Where the bot declares its parameters, a field for each instead of raw JSON."""
@@ -130,6 +150,14 @@ class BotMappingAdmin(ModelAdmin):
         else:
             self.message_user(request, _("None of these has a suggested bot."), messages.WARNING)
 
+    @action(description=_("Explain"), url_path="explain-model")
+    def explain(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _about(reverse("relay-explain"), object_id)
+
+    @action(description=_("Usage records"), url_path="usage")
+    def usage(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return _about(reverse("admin:relay_usagerecord_changelist"), object_id)
+
     @action(description=TITLE, url_path="sync", permissions=["change"])
     def sync_from_poe(self, request: HttpRequest) -> HttpResponse:
         return sync(self, request, reverse("admin:relay_botmapping_changelist"))
@@ -137,3 +165,8 @@ class BotMappingAdmin(ModelAdmin):
     @action(description=_("Add from Poe's list"), url_path="add-from-list", permissions=["add"])
     def add_from_list(self, request: HttpRequest) -> HttpResponse:
         return redirect(reverse("admin:relay_bot_changelist") + "?mapped=no&gone_at__isempty=1")
+
+
+def _about(address: str, object_id: str) -> HttpResponse:
+    mapping = get_object_or_404(BotMapping, pk=unquote(object_id))
+    return redirect(f"{address}?{urlencode({'model': mapping.model})}")

@@ -164,6 +164,16 @@ class RecentFirst(ChangeList):
         self.can_show_all = self.multi_page = False
         self.paginator = None
 
+    def in_pieces(self, columns: Sequence[str], size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Of all rows that there are to these filters, these columns. A place needs two of them."""
+        found = self.queryset.order_by().values_list(*columns, named=True)
+        within = self._within()
+        page = older_page(found, within, None, size)
+        yield page.rows
+        while page.older is not None:
+            page = older_page(found, within, page.older, size)
+            yield page.rows
+
     def _within(self) -> QuerySet[Any] | None:
         """The rows that the best index leaves, if there is more to ask of them."""
         narrowings = list(self._narrowings())
