@@ -9,6 +9,7 @@ from html import unescape
 from typing import Any
 
 import pytest
+from django.core.cache import cache
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -23,6 +24,11 @@ pytestmark = pytest.mark.django_db
 
 NOW = datetime(2026, 5, 13, 12, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_kept() -> None:
+    cache.clear()
 
 
 @pytest.fixture
@@ -59,6 +65,15 @@ def test_it_shows_how_much_was_asked_by_hour_day_and_month(
     assert points["datasets"][0]["data"] == [0] * (slots - 1) + [1234]
     assert first_byte["datasets"][0]["data"][:-1] == [None] * (slots - 1)
     assert 0.25 < first_byte["datasets"][0]["data"][-1] < first_byte["datasets"][1]["data"][-1] <= 0.5
+
+
+def test_long_spans_are_added_up_now_and_then_and_say_when(root: Client, cast: Cast) -> None:
+    people.used(cast.bob, "gpt-4o", points=1234)
+    first = page(root, "month")
+    people.used(cast.bob, "other", points=5000)
+
+    assert "as of" in first and "6,234" not in page(root, "month")
+    assert "as of" not in page(root) and "6,234" in page(root)
 
 
 def test_it_takes_what_is_no_span_for_the_hours(root: Client) -> None:

@@ -169,7 +169,7 @@ def test_every_page(stage: Stage, asker: Asker) -> None:
                 response = Client(SERVER_NAME="127.0.0.1", headers=signed_in).generic(method, path)
                 transaction.set_rollback(True)
             outcomes[method] = outcome_of(response.status_code, response.headers.get("Location", ""))
-            wrong += overheard(asker, path, f"{response.headers} {response.content.decode()}")
+            wrong += overheard(asker, path, f"{response.headers} {response.getvalue().decode()}")
             if asker is Asker.ADMINISTRATOR and outcomes[method] == line.outcomes[asker]:
                 break  # the panel's pages are slow, and hide nothing
         wrong += judged(asker, path, line, outcomes)
