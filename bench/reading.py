@@ -357,8 +357,8 @@ def _commands(rows: int) -> Iterator[Figure]:
 # Running.
 
 
-def in_process(rows: int) -> int:
-    """Measure the database of Django's settings."""
+def prepare(rows: int) -> None:
+    """The database of Django's settings, filled."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proxy_site.settings")
     import django
     from django.conf import settings
@@ -383,11 +383,20 @@ def in_process(rows: int) -> int:
         f"filled in {time.perf_counter() - began:.0f} s\n\n| | median ms | slowest ms |\n|---|---:|---:|",
         flush=True,
     )
+
+
+def told(figures: Iterator[Figure]) -> int:
+    """1 if one was missed."""
     missed = 0
-    for figure in figures(rows):
+    for figure in figures:
         missed += figure.is_missed
         print(_line(figure), flush=True)
     return int(missed > 0)
+
+
+def in_process(rows: int) -> int:
+    prepare(rows)
+    return told(figures(rows))
 
 
 def _line(figure: Figure) -> str:
@@ -396,7 +405,14 @@ def _line(figure: Figure) -> str:
 
 
 def main(given: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.reading", description=__doc__)
+    return on_each_database("bench.reading", __doc__, in_process, given)
+
+
+def on_each_database(
+    module: str, description: str | None, in_process: Callable[[int], int], given: list[str] | None
+) -> int:
+    """Each in a process of its own, which the module is asked for anew."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--rows", type=int, default=2_000_000, metavar="N")
     parser.add_argument("--sqlite", action="store_true", help="only on SQLite")
     parser.add_argument("--postgres", action="store_true", help="only on PostgreSQL")
@@ -414,11 +430,13 @@ def main(given: list[str] | None = None) -> int:
             with servers.uninterrupted():
                 urls.append(stack.enter_context(postgres.server()))
         print(f"load average {os.getloadavg()[0]:.2f} before", flush=True)
-        return max(_measured(directory / str(number), url, arguments.rows) for number, url in enumerate(urls))
+        return max(
+            _measured(module, directory / str(number), url, arguments.rows) for number, url in enumerate(urls)
+        )
 
 
-def _measured(data: Path, url: str | None, rows: int) -> int:
-    command = [sys.executable, "-m", "bench.reading", "--in-process", "--rows", str(rows)]
+def _measured(module: str, data: Path, url: str | None, rows: int) -> int:
+    command = [sys.executable, "-m", module, "--in-process", "--rows", str(rows)]
     return subprocess.run(
         command, cwd=servers.ROOT, env=servers.relay_environment(data, url), check=False
     ).returncode
