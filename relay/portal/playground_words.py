@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 
 def words() -> dict[str, str]:
     return {
-        "you": _("You"),
+        "you": _("Your question"),
         "ready": _("Ready."),
         "answering": _("It is answering …"),
         "stopped": _("You stopped it here."),
