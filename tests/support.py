@@ -55,7 +55,7 @@ MEANINGS = {
 HELD = {"max_tokens", "stop", "tool_choice", "parallel_tool_calls", "response_format"}
 # Without these it means nothing.
 BESIDE = {"tool_choice": ("tools",), "function_call": ("functions",), "stream_options": ("stream",)}
-OF_THE_ANSWER = {"stream", "include_usage", "model"}
+OF_THE_ANSWER = {"stream", "include_usage", "shows_images", "model"}
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 SCHEMA = {"type": "object", "properties": {}}
@@ -87,7 +87,7 @@ CHAT = Wire(
         "max_tokens": 10,
         "messages": [{"role": "user", "content": "Ho"}],
         "metadata": {"a": "b"},
-        "modalities": ["text"],
+        "modalities": ["image", "text"],
         "model": "n",
         "moderation": {"model": "m"},
         "n": 2,
@@ -371,7 +371,7 @@ def verdict(wire: Wire, name: str) -> str:
     except BadRequest:
         return REFUSED
     chat = _chat(after)
-    if name in chat.rare:
+    if name in chat.rare and name in chat.ignored:
         return RARE
     if name in chat.ignored:
         return IGNORED

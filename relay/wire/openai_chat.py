@@ -171,7 +171,9 @@ def parse(raw: bytes) -> ChatRequest:
     _refuse_logprobs(chat)
     tools, tool_choice, calls_functions = _callable(body, chat)
     parameters, rare, ignored = _parameters(body, chat)
-    modalities = rare.get("modalities")
+    shows_images = _wants_images(rare.get("modalities"))
+    if shows_images:
+        ignored = tuple(name for name in ignored if name != "modalities")
     return ChatRequest(
         model=model,
         messages=_messages(chat.messages),
@@ -186,7 +188,7 @@ def parse(raw: bytes) -> ChatRequest:
         # A function's call has room for one.
         parallel_tool_calls=chat.parallel_tool_calls is not False and not calls_functions,
         calls_functions=calls_functions,
-        shows_images=isinstance(modalities, list) and "image" in modalities,
+        shows_images=shows_images,
         response_format=_response_format(chat.response_format),
         parameters=parameters,
         rare=rare,
@@ -204,6 +206,11 @@ def _parameters(
     if isinstance(chat.extra_body, dict):
         parameters |= chat.extra_body
     return parameters, rare, tuple(sorted(rare))
+
+
+def _wants_images(modalities: Any) -> bool:
+    """And nothing that no bot can be told to give, such as speech."""
+    return modalities in (["image"], ["image", "text"], ["text", "image"])
 
 
 def _refuse_logprobs(chat: ChatBody) -> None:

@@ -161,6 +161,8 @@ def test_it_forwards(fields: dict[str, Any], attribute: str, value: Any) -> None
         ({"frequency_penalty": 0, "presence_penalty": 1}, {}, ("frequency_penalty", "presence_penalty")),
         ({"response_format": {"type": "text"}}, {}, ()),
         ({"functions": [], "function_call": "auto"}, {}, ()),
+        ({"modalities": ["image", "text"]}, {}, ()),
+        ({"modalities": ["text", "audio"]}, {}, ("modalities",)),
         ({"tools": [TOOL], "tool_choice": "required"}, {}, ()),
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
@@ -1067,7 +1069,7 @@ def test_pictures_are_told_beside_the_text_as_well() -> None:
 
 @pytest.mark.parametrize(
     ("modalities", "shown"),
-    [(None, False), (["text"], False), ("image", False), (["image", "text"], True), (["image"], True)],
+    [(None, False), (["text"], False), ("image", False), (["text", "image"], True), (["image"], True)],
 )
 def test_a_stream_shows_pictures_beside_the_text_to_who_asks_for_them(modalities: Any, shown: bool) -> None:
     chat = parse(stream=True, modalities=modalities)
