@@ -66,12 +66,14 @@ def visit(page: Page, url: str) -> str:
     page.keyboard.press("Escape")
 
     say(page, "Good morning, this is a person in a browser")
-    expect(page.locator("#response-content-container").last).to_contain_text("this is a person in a browser")
+    expect(page.locator("#response-content-container").last).to_contain_text(
+        "this is a person in a browser", timeout=90_000
+    )
 
     page.goto(f"{url}/?models=demo-painter")
     say(page, "A garden in the evening")
     image = page.locator('#response-content-container img[alt="A garden in the evening"]')
-    expect(image).to_be_visible(timeout=30_000)
+    expect(image).to_be_visible(timeout=90_000)
     expect(image).to_have_js_property("naturalWidth", PICTURE_WIDTH)
     page.wait_for_timeout(3_000)
     # In place of a picture that is told beside the text it would draw its own icon.

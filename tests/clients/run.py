@@ -1,6 +1,6 @@
 """`make test-clients`: each client in an environment of its own does a task with the relay; the report is docs/clients.md.
 
-Names of clients, or parts of them, run those only, and leave the report as it is.
+Names of clients, or parts of them, run those only, and leave the other rows of the report as they are.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ HEAD = """# Clients
 What real clients did with the relay, each in an environment of its own, over the demo Poe server, whose bots call the tools that they
 are offered. `make test-clients` does it again and writes this page; nothing here is written by hand.
 
-Last run: {date}, the relay itself under Python {python}.
-
-| client | version | runs under | task | result |
-|---|---|---|---|---|
+| client | version | ran on | under | task | result |
+|---|---|---|---|---|---|
 """
 
 
@@ -48,7 +46,8 @@ class Outcome:
     def row(self) -> str:
         said = re.sub(r"[\s|]+", " ", self.told)[:400]
         verdict = "passed" if self.passed else "**failed**"
-        return f"| {self.client.name} | {self.client.version} | {self.under} | {self.client.task} | {verdict}: {said} |\n"
+        of = f"| {self.client.name} | {self.client.version} | {datetime.now(UTC).date()} | {self.under} "
+        return f"{of}| {self.client.task} | {verdict}: {said} |\n"
 
 
 def place_of(client: Client) -> Path:
@@ -72,6 +71,15 @@ def ask(client: Client, stage: Stage) -> Outcome:
         return Outcome(client, False, str(failed), under)
 
 
+def report(outcomes: list[Outcome]) -> None:
+    """Write the page, with the rows that it has of clients which did not run now."""
+    rows = {
+        row.split(" | ")[0][2:]: row for row in REPORT.read_text().splitlines(True) if row.startswith("| ")
+    }
+    rows |= {outcome.client.name: outcome.row for outcome in outcomes}
+    REPORT.write_text(HEAD + "".join(rows[each.name] for each in CLIENTS if each.name in rows))
+
+
 def main(names: list[str]) -> int:
     chosen = [each for each in CLIENTS if not names or any(n.lower() in each.name.lower() for n in names)]
     outcomes = []
@@ -85,9 +93,7 @@ def main(names: list[str]) -> int:
                 f"{client.name} {client.version}: {verdict} after {time.monotonic() - began:.0f} s\n  {outcome.told}",
                 flush=True,
             )
-    if not names:
-        head = HEAD.format(date=datetime.now(UTC).date(), python=sys.version.split()[0])
-        REPORT.write_text(head + "".join(outcome.row for outcome in outcomes))
+    report(outcomes)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
