@@ -16,6 +16,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext, gettext_noop, ngettext
 
 from proxy_site.config import Config
+from relay import reasons, standings
 from relay.aside import Aside
 from relay.errors import RelayError
 from relay.models import PoolEvent
@@ -140,8 +141,8 @@ def sentence(event: PoolEvent) -> str:
         said = gettext(words) % {
             "key": event.key.name if event.key else "",
             "account": event.account.name,
-            "became": event.became,
-            "reason": event.reason.rstrip("."),
+            "became": standings.name_of(event.became),
+            "reason": reasons.told(event.reason.rstrip(".")),
         }
     return " ".join(said.split())
 

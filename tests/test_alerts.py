@@ -261,7 +261,7 @@ async def test_a_mail_server_that_fails_is_asked_again(
         ("resting", False, "The Poe account “house” is out of points: why."),
         ("leak", True, "Points of the Poe account “house” may leak: why."),
         ("same_account", False, "The Poe account “house” is another one's twin: why."),
-        ("cooling", True, "The Poe key “main key” is now “cooling”: why."),
+        ("cooling", True, "The Poe key “main key” is now “cooling down”: why."),
         ("new_kind", False, "The Poe account “house” is now “new_kind”: why."),
     ],
 )

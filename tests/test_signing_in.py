@@ -196,6 +196,15 @@ def test_nobody_else_has_to(cast: Cast, demanded: None) -> None:
     assert client.get("/me/tokens/").status_code == 200
 
 
+def test_everybody_can_be_demanded_too(cast: Cast, settings: Any) -> None:
+    accounts = settings.CONFIG.accounts.model_copy(update={"second_factor": "everybody"})
+    settings.CONFIG = settings.CONFIG.model_copy(update={"accounts": accounts})
+    client = browser()
+    password(client, "bob")
+
+    assert client.get("/me/tokens/")["Location"] == "/me/settings/second-factor/"
+
+
 def test_who_has_to_can_still_sign_out_and_read_it_in_chinese(cast: Cast, demanded: None) -> None:
     client = browser()
     password(client, "root")

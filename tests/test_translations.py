@@ -331,7 +331,9 @@ def _pages(cast: Cast) -> list[str]:
     lists = [
         f"{reverse(f'admin:{name}_changelist')}{query}" for name in models for query in ("", "?q=nothing")
     ]
-    event = PoolEvent.objects.create(at=timezone.now(), account=demo, became="cooling")
+    event = PoolEvent.objects.create(
+        at=timezone.now(), account=demo, became="cooling", reason="tested: cannot reach Poe"
+    )
     charge = PoeCharge.objects.create(
         query_id="1", account=demo, at=timezone.now(), bot="GPT-4o", points=1, read_at=timezone.now()
     )

@@ -15,7 +15,7 @@ from unfold.decorators import display
 from unfold.paginator import InfinitePaginator
 
 from accounts.exporting import Exported
-from relay import standings
+from relay import reasons, standings
 from relay.admin.reading import ReadOnly
 from relay.models import BotMapping, PoeAccount, PoeCharge, PoeKey, PoolEvent
 from relay.templatetags.panel import moment
@@ -90,9 +90,9 @@ class NewestFirst(ReadOnly, Exported):
 
 @admin.register(PoolEvent)
 class PoolEventAdmin(NewestFirst):
-    list_display = ("when", "account_link", "key_link", "state", "reason", "ends", "told")
+    list_display = ("when", "account_link", "key_link", "state", "because", "ends", "told")
     fields = list_display
-    readonly_fields = ("when", "account_link", "key_link", "state", "ends", "told")
+    readonly_fields = list_display
     list_filter = (AccountFilter, KeyFilter, BecameFilter)
     search_fields = ("reason",)
     csv_columns = ("at", "account__name", "key__name", "was", "became", "reason", "until", "told_at")
@@ -113,6 +113,10 @@ class PoolEventAdmin(NewestFirst):
     @display(description=_("became"), label=standings.COLOURS)
     def state(self, event: PoolEvent) -> tuple[str, str]:
         return event.became, standings.name_of(event.became)
+
+    @display(description=_("reason"))
+    def because(self, event: PoolEvent) -> str:
+        return reasons.told(event.reason)
 
     @display(description=_("until"))
     def ends(self, event: PoolEvent) -> str:

@@ -25,7 +25,7 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordToggleWidget, UnfoldAdminSelectWidget
 
 from accounts.exporting import Exported
-from relay import standings
+from relay import reasons, standings
 from relay.admin import standings as shown
 from relay.admin.messages import told
 from relay.errors import RelayError
@@ -246,7 +246,10 @@ class PoeKeyAdmin(Exported):
         try:
             balance = async_to_sync(balances.test)(key.account, key)
         except RelayError as exc:
-            said = gettext("%(key)s does not work: %(reason)s") % {"key": key.name, "reason": exc.message}
+            said = gettext("%(key)s does not work: %(reason)s") % {
+                "key": key.name,
+                "reason": reasons.told(exc.message),
+            }
             self.message_user(request, said, messages.ERROR)
         else:
             said = gettext("%(key)s works: %(points)s points are left.")

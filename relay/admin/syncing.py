@@ -10,7 +10,7 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from relay import catalogue
+from relay import catalogue, reasons
 from relay.catalogue import Source
 from relay.errors import RelayError
 
@@ -40,7 +40,7 @@ def _sync_one(page: Any, request: HttpRequest, source: Source) -> None:
     except RelayError as exc:
         said = gettext("%(address)s: %(reason)s. Nothing was changed.") % {
             "address": source.address,
-            "reason": exc.message,
+            "reason": reasons.told(exc.message),
         }
         page.message_user(request, said, messages.ERROR)
         return

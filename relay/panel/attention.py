@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from accounts.models import AccessToken
-from relay import reports, standings
+from relay import reasons, reports, standings
 from relay.ledger.meters import BUDGETS
 from relay.models import BotMapping, PoeKey, State
 from relay.panel.explaining import LIMITS
@@ -55,7 +55,7 @@ def _retired(key: PoeKey) -> Item:
     health: Any = key.health
     return Item(
         _("The Poe key %(name)s is retired.") % {"name": key.name},
-        health.reason,
+        reasons.told(health.reason),
         reverse("admin:relay_poekey_change", args=[key.pk]),
         "danger",
     )
@@ -66,9 +66,16 @@ def _of(account: Any) -> Iterator[Item]:
     health = getattr(account, "health", None)
     name = {"name": account.name}
     if health is not None and health.state == State.RESTING:
-        yield Item(_("The Poe account %(name)s is out of points.") % name, health.reason, link, "danger")
+        yield Item(
+            _("The Poe account %(name)s is out of points.") % name,
+            reasons.told(health.reason),
+            link,
+            "danger",
+        )
     elif health is not None and health.state == State.RETIRED:
-        yield Item(_("The Poe account %(name)s is retired.") % name, health.reason, link, "danger")
+        yield Item(
+            _("The Poe account %(name)s is retired.") % name, reasons.told(health.reason), link, "danger"
+        )
     elif health is not None and health.is_low:
         said = _("The Poe account %(name)s has few points left: %(points)s.")
         yield Item(said % {**name, "points": f"{health.balance or 0:,}"}, "", link, "warning")

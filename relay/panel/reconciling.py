@@ -14,6 +14,8 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
+from relay import reasons
+
 if TYPE_CHECKING:
     from relay.charges import Figures, Round
 
@@ -74,7 +76,7 @@ def _tell(request: HttpRequest, done: Round) -> None:
     messages.success(request, said % figures)
     for name, reason in done.failures.items():
         said = _("The history of %(account)s cannot be read: %(reason)s")
-        messages.error(request, said % {"account": name, "reason": reason})
+        messages.error(request, said % {"account": name, "reason": reasons.told(reason)})
 
 
 def _days(request: HttpRequest) -> int:

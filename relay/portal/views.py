@@ -16,7 +16,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 from django.views.decorators.http import require_http_methods, require_POST
 
 from accounts.models import User
-from relay import balances, standings
+from relay import balances, reasons, standings
 from relay.errors import RelayError
 from relay.models import PoeAccount, PoeKey
 from relay.portal import own_keys
@@ -66,7 +66,9 @@ def test(request: HttpRequest, whose: Whose) -> HttpResponse:
     try:
         balance = async_to_sync(balances.test)(account, key)
     except RelayError as exc:
-        messages.error(request, _("It does not work: %(reason)s.") % {"reason": exc.message.rstrip(".")})
+        messages.error(
+            request, _("It does not work: %(reason)s.") % {"reason": reasons.told(exc.message.rstrip("."))}
+        )
     else:
         said = ngettext(
             "It works. The account has %(points)s point.",

@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.timesince import timesince
 from django.utils.translation import ngettext
 
-from relay import standings
+from relay import reasons, standings
 
 register = template.Library()
 
@@ -41,6 +41,11 @@ def duration(value: datetime | None) -> str:
     if seconds < 60:
         return ngettext("%(n)d second", "%(n)d seconds", seconds) % {"n": seconds}
     return timesince(min(value, now), max(value, now), depth=1)
+
+
+@register.filter
+def told(reason: str) -> str:
+    return reasons.told(reason)
 
 
 @register.filter
