@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -24,7 +23,9 @@ SCHEMA = (
 )
 AGAIN = "That does not fit: {problem}. Answer again, with the JSON and nothing else."
 
-_FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+FENCE = "```"
+# After its opening, on the same line, at most this: the name of a language.
+LONGEST_LANGUAGE = 30
 
 
 class JsonOnly:
@@ -78,12 +79,25 @@ def fitting(said: str, format: ResponseFormat) -> str:
 
 def _candidates(said: str) -> Iterator[str]:
     yield said.strip()
-    fenced = _FENCE.search(said)
-    if fenced:
-        yield fenced[1].strip()
+    if (fenced := _fenced(said)) is not None:
+        yield fenced
     start, end = said.find("{"), said.rfind("}")
     if 0 <= start < end:
         yield said[start : end + 1]
+
+
+def _fenced(said: str) -> str | None:
+    """What stands in the first code fence. Without a pattern: one would take minutes for what somebody made up."""
+    start = said.find(FENCE)
+    while start >= 0:
+        start += len(FENCE)
+        line_end = said.find("\n", start, start + LONGEST_LANGUAGE)
+        language = said[start:line_end].strip(" \t")
+        if line_end >= 0 and (not language or language.isalpha()):
+            end = said.find(FENCE, line_end)
+            return said[line_end:end].strip() if end >= 0 else None
+        start = said.find(FENCE, start)
+    return None
 
 
 def _problem(value: Any, format: ResponseFormat) -> str:

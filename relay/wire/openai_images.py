@@ -45,7 +45,7 @@ class EditBody(GenerationBody, kw_only=True):
 
 # Accepted in silence: it asks for nothing that the picture could lack.
 SILENT = frozenset({"user", "moderation"})
-_MARKDOWN = re.compile(r"!\[[^\]]*\]\((https?://[^\s)]+)\)")
+_MARKDOWN = re.compile(r"!\[[^\[\]]{0,1000}\]\((https?://[^\s()]{1,2000})\)")
 
 
 @dataclass(frozen=True, slots=True)

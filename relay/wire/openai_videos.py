@@ -18,7 +18,8 @@ NAME = "openai-videos"
 LONGEST_PROMPT = 32_000
 REFERENCE = "input_reference"
 # Some bots show it as a link of Markdown.
-_LINK = re.compile(r"\((https?://[^\s)]+(?:/base/video/[^\s)]+|\.(?:mp4|webm|mov)(?:\?[^\s)]*)?))\)")
+_LINK = re.compile(r"\]\((https?://[^\s()]{1,2000})\)")
+_FILMS = (".mp4", ".webm", ".mov")
 
 
 class Reference(Struct):
@@ -76,12 +77,18 @@ def parse_form(fields: Mapping[str, str], files: list[FilePart]) -> tuple[Asked,
     for name, value in fields.items():
         outer, bracket, inner = name.partition("[")
         if bracket and outer == REFERENCE:
-            members = body.setdefault(outer, {})
-            if not isinstance(members, dict):
+            reference = body.setdefault(outer, {})
+            if not isinstance(reference, dict):
                 raise BadRequest(f"`{REFERENCE}` is there twice.", param=REFERENCE)
-            members[inner.rstrip("]")] = value
+            reference[inner.rstrip("]")] = value
+        elif name in body:
+            raise BadRequest(f"`{name[:100]}` is there twice.", param=name[:100])
         else:
             body[name] = value
+    if files and REFERENCE in body:
+        raise BadRequest(f"`{REFERENCE}` is there twice.", param=REFERENCE)
+    if files and not files[0].content_type.startswith(("image/", "video/")):
+        raise BadRequest(f"`{REFERENCE}` is neither a picture nor a video.", param=REFERENCE)
     asked, picture = _asked(body, convert(body, VideoBody))
     return asked, files[0] if files else picture
 
@@ -115,8 +122,13 @@ def film(events: list[Event]) -> Attachment | None:
     if found := next((each for each in files if each.content_type.startswith("video/")), None):
         return found
     text = "".join(each.text for each in events if isinstance(each, Text))
-    link = _LINK.search(text)
-    return Attachment(link.group(1), "video.mp4", "video/mp4") if link else None
+    url = next((url for url in _LINK.findall(text) if _is_film(url)), None)
+    return Attachment(url, "video.mp4", "video/mp4") if url else None
+
+
+def _is_film(url: str) -> bool:
+    path = url.partition("?")[0]
+    return "/base/video/" in path or path.lower().endswith(_FILMS)
 
 
 # What is told.

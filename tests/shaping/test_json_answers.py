@@ -43,6 +43,13 @@ def test_it_finds_the_json_in_what_a_bot_says(said: str, found: str) -> None:
     assert fitting(said, OBJECT) == found
 
 
+@pytest.mark.parametrize("said", ["```\n" + " " * 100_000, "```" * 30_000, "```json\n" * 15_000])
+def test_what_somebody_made_up_comes_to_an_end_soon(said: str) -> None:
+    """A pattern took minutes for this; it is a matter of milliseconds."""
+    with pytest.raises(UnfitAnswer):
+        fitting(said, OBJECT)
+
+
 @pytest.mark.parametrize("said", ["", "No.", "[1]", '"a"', "{'a': 1}", '{"a": NaN}', '{"a": 1', '{"a": 1}}'])
 def test_what_is_no_json_object_is_unfit(said: str) -> None:
     with pytest.raises(UnfitAnswer) as caught:

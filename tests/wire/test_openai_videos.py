@@ -8,6 +8,7 @@ import pytest
 
 from relay.errors import BadRequest
 from relay.events import Attachment, Event, FilePart, Text, TextPart
+from relay.wire.openai_images import pictures
 from relay.wire.openai_videos import film, parse, parse_form
 
 MP4 = Attachment("https://poe.example/v.mp4", "v.mp4", "video/mp4")
@@ -61,6 +62,12 @@ def test_the_bytes_of_a_data_url_are_no_part_of_what_is_kept() -> None:
         {"model": "veo", "prompt": "dusk", "input_reference": "a", "input_reference[file_id]": "file-1"},
         {"model": "veo", "prompt": "dusk", "input_reference[image_url]": "ftp://x"},
         {"model": "veo", "prompt": "dusk", "input_reference[file_id]": "../x"},
+        {
+            "model": "veo",
+            "prompt": "dusk",
+            "input_reference": "x",
+            "input_reference[image_url]": "https://x.y",
+        },
     ],
 )
 def test_what_cannot_be_meant_is_refused(fields: dict[str, Any]) -> None:
@@ -84,3 +91,12 @@ def test_the_video_is_found_in_an_answer(events: list[Event], url: str | None) -
     found = film(events)
 
     assert (found and found.url) == url
+
+
+@pytest.mark.parametrize(
+    "said", ["(http://" * 12_000, "](http://" * 12_000, "](http://x.y/base/video/" * 4_000]
+)
+def test_what_somebody_made_up_does_not_hold_up_the_relay(said: str) -> None:
+    """Quadratic patterns took minutes for this; it is a matter of milliseconds."""
+    assert film([Text(said)]) is None
+    assert pictures([Text(said.replace("]", "!["))]) == []
