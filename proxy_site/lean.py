@@ -131,6 +131,8 @@ class LeanHandler:
     async def _answer(self, scope: Scope, body: bytes, visit: Visit) -> HttpResponseBase:
         """A response in the API's own words, whatever happens."""
         try:
+            if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+                raise DjangoBadRequest("The address holds a NUL character.")
             # HEAD is GET whose body is not sent.
             as_asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
             request = ApiRequest(as_asked, io.BytesIO(body))

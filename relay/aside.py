@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, DataError, InterfaceError, connection
 
 from relay.errors import Unavailable
 
@@ -39,6 +39,8 @@ class Aside:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await self.run(function, *args, **kwargs)
+        except DataError:  # it does answer: that it cannot store this is a bug of ours
+            raise
         except (DatabaseError, InterfaceError, OSError) as exc:  # a TimeoutError is an OSError
             log.warning("%s: %s", self._name, type(exc).__name__)
             raise Unavailable("The relay's database does not answer. Try again.", retry_after=5) from None

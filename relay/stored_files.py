@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.db.models import QuerySet, Sum
 
+from accounts.models import AccessToken
 from proxy_site.config import Files
 from relay import vault
 from relay.aside import Aside
@@ -96,7 +97,7 @@ class StoredFiles:
         return await self._aside.ask(_page, token_id, limit, after, is_ascending, purpose)
 
     async def pieces(self, token_id: int, id: str, purposes: Sequence[str] = ()) -> AsyncIterator[bytes]:
-        """Its bytes. A file that is removed meanwhile ends with Unavailable."""
+        """Its bytes. One that is removed meanwhile ends with NotFound."""
         row = await self._aside.ask(_row, token_id, id, purposes)
         for number in range(-(-row.size // PIECE_BYTES)):
             yield await self._aside.ask(_read_piece, row, number)
@@ -104,7 +105,8 @@ class StoredFiles:
     async def remove(self, token_id: int, id: str, purposes: Sequence[str] = ()) -> None:
         """Or NotFound."""
         row = await self._aside.ask(_row, token_id, id, purposes)
-        await self._aside.ask(_hide, row)
+        if not await self._aside.ask(_hide, row):
+            raise _not_found(id)  # somebody else was quicker
         while await self._aside.ask(_remove_some, row):
             pass
 
@@ -114,7 +116,7 @@ class StoredFiles:
         try:
             found = [await self.find(token_id, id, ()) for id in ids]
         except NotFound as exc:
-            raise BadRequest(exc.message, code="file_not_found", param="file_id") from None
+            raise _unusable(exc) from None
         size = sum(each.size for each in found)
         if size > MOST_OF_A_REQUEST:
             raise PayloadTooLarge(
@@ -124,7 +126,11 @@ class StoredFiles:
             raise Unavailable("Too many files are being sent right now. Try again.", retry_after=2)
         self.held += size
         try:
-            yield {each.id: await self._loaded(token_id, each) for each in found}
+            try:
+                loaded = {each.id: await self._loaded(token_id, each) for each in found}
+            except NotFound as exc:
+                raise _unusable(exc) from None
+            yield loaded
         finally:
             self.held -= size
 
@@ -149,6 +155,7 @@ class StoredFiles:
             expires_at=now + WRITING_TIME,
         )
         with transaction_in_turn():
+            lock_token(token_id)
             mine = StoredFile.objects.filter(token_id=token_id, expires_at__gt=now)
             used = mine.aggregate(used=Sum("size"))["used"] or 0
             is_full = used + size > self._token_bytes or mine.count() >= MOST_OF_A_TOKEN
@@ -162,6 +169,11 @@ class StoredFiles:
         return row
 
 
+def lock_token(token_id: int) -> None:
+    """Until the transaction ends: what is counted for it stays so. On SQLite nobody else writes anyway."""
+    list(AccessToken.objects.select_for_update().filter(pk=token_id).values_list("pk"))
+
+
 def _purpose(token_id: int, id: str, number: int | None = None) -> str:
     return f"file {id} of {token_id}" if number is None else f"file {id} of {token_id}, piece {number}"
 
@@ -172,6 +184,11 @@ def _told(row: StoredFile) -> Kept:
     except vault.VaultError:
         raise _not_found(row.id) from None
     return Kept(row.id, name, row.content_type, row.purpose, row.size, row.created_at, row.expires_at)
+
+
+def _unusable(exc: NotFound) -> BadRequest:
+    """For a request that names a file which is not there."""
+    return BadRequest(exc.message, code="file_not_found", param="file_id")
 
 
 def _not_found(id: str) -> NotFound:
@@ -194,13 +211,13 @@ def _row(token_id: int, id: str, purposes: Sequence[str]) -> StoredFile:
 def _page(token_id: int, limit: int, after: str, is_ascending: bool, purpose: str) -> list[Kept]:
     rows = _whole(token_id, (purpose,) if purpose else ()).exclude(purpose__in=HIDDEN)
     ordered = rows.order_by("created_at", "id") if is_ascending else rows.order_by("-created_at", "-id")
-    found = list(ordered)  # a token has few
+    ids = list(ordered.values_list("pk", flat=True))  # a token has few
     if after:
-        ids = [row.id for row in found]
         if after not in ids:
             raise BadRequest(f"No file {after[:100]!r} in this list.", param="after")
-        found = found[ids.index(after) + 1 :]
-    return list(_openable(found[: limit + 1]))
+        ids = ids[ids.index(after) + 1 :]
+    found = StoredFile.objects.in_bulk(ids[: limit + 1])
+    return list(_openable([found[id] for id in ids[: limit + 1] if id in found]))
 
 
 def _openable(rows: list[StoredFile]) -> Iterator[Kept]:
@@ -226,7 +243,7 @@ def _finish(row: StoredFile, time: timedelta) -> None:
 def _read_piece(row: StoredFile, number: int) -> bytes:
     piece = FilePiece.objects.filter(file=row, number=number).first()
     if piece is None:
-        raise Unavailable("The file was just removed.")
+        raise _not_found(row.id)
     try:
         return vault.unseal_bytes(bytes(piece.content), purpose=_purpose(row.token_id, row.id, number))
     except vault.VaultError:
@@ -236,10 +253,14 @@ def _read_piece(row: StoredFile, number: int) -> bytes:
 # Removing.
 
 
-def _hide(row: StoredFile) -> None:
-    """It is there for nobody from now on, and removed by somebody if this process is not there to the end."""
+def _hide(row: StoredFile) -> bool:
+    """It is there for nobody from now on, and removed by somebody if this process is not there to the end.
+
+    False: it was hidden before.
+    """
     with transaction_in_turn():
-        StoredFile.objects.filter(pk=row.pk).update(is_whole=False, expires_at=datetime.now(UTC))
+        rows = StoredFile.objects.filter(pk=row.pk, is_whole=True)
+        return bool(rows.update(is_whole=False, expires_at=datetime.now(UTC)))
 
 
 def _remove_some(row: StoredFile) -> bool:

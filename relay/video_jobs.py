@@ -27,7 +27,7 @@ from relay.directory import Caller
 from relay.errors import BadRequest, NotFound, RateLimited, RelayError, Unavailable, UserError
 from relay.events import ChatRequest, Event, FilePart
 from relay.models import Lease, VideoJob
-from relay.stored_files import VIDEO_INPUT, VIDEO_OUTPUT, StoredFiles
+from relay.stored_files import VIDEO_INPUT, VIDEO_OUTPUT, StoredFiles, lock_token
 from relay.turn import transaction_in_turn
 from relay.visit import Asking, Visit
 from relay.wire import openai_videos
@@ -46,6 +46,8 @@ MOST_ATTEMPTS = 3
 # Of one token, at the same time.
 MOST_UNFINISHED = 10
 MOST_ADOPTED_AT_ONCE = 20
+# So many videos of 50 MB at most are in a process's memory.
+FILMS_IN_MEMORY = 4
 # A job that was accepted waits so long for a limit, or for a database that is away.
 PATIENCE = timedelta(hours=1)
 PAUSE_SECONDS = 5.0
@@ -80,6 +82,8 @@ class Relay(Protocol):
 
     async def caller(self, asking: Asking) -> Caller: ...
 
+    async def model(self, asking: Asking, name: str) -> Any: ...
+
     async def ask(self, asking: Asking, caller: Caller, chat: ChatRequest) -> Answer: ...
 
     async def download(self, url: str, answer: Any) -> bytes: ...
@@ -97,25 +101,38 @@ class VideoJobs:
         self._holder = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
         self._aside = Aside("videos")
         self.making: dict[str, asyncio.Task[RelayError | None]] = {}
+        # Those whose clients were told of them.
+        self._promised: set[str] = set()
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._films = asyncio.Semaphore(FILMS_IN_MEMORY)
         self._renewing: asyncio.Task[None] | None = None
 
     # What a client does.
 
     async def create(self, who: Asking, token_id: int, asked: Asked, picture: FilePart | None) -> Job:
         """A job that will come to an end, whatever happens to this process; or the RelayError that refuses it."""
-        self._relay.files.check_kept()
+        relay = self._relay
+        relay.files.check_kept()
+        await relay.model(who, asked.model)
         if picture is not None:
-            kept = await self._relay.files.keep(token_id, picture, VIDEO_INPUT)
+            kept = await relay.files.keep(token_id, picture, VIDEO_INPUT)
             asked = msgspec.structs.replace(asked, file_id=kept.id)
         id = f"video_{secrets.token_hex(12)}"
-        job = await self._aside.ask(_create, id, token_id, asked, who.address, self._time, self._holder)
+        try:
+            job = await self._aside.ask(_create, id, token_id, asked, who.address, self._time, self._holder)
+        except RelayError:
+            await self._forget_input(token_id, asked)
+            raise
         making = self._make_aside(job, replace(who, visit=Visit(who.request_id)))
         # A client that leaves now leaves the job.
         await asyncio.wait((making,), timeout=REFUSAL_SECONDS)
         if making.done() and not making.cancelled() and (refusal := making.result()) is not None:
             await self._aside.ask(_remove, token_id, id)
             raise refusal
-        return await self.find(token_id, id)
+        self._promised.add(id)
+        with suppress(NotFound):  # it was removed meanwhile
+            return await self.find(token_id, id)
+        return job
 
     async def find(self, token_id: int, id: str) -> Job:
         """Or NotFound: there is none, it has expired, or it is another token's."""
@@ -128,6 +145,8 @@ class VideoJobs:
     async def content(self, token_id: int, id: str) -> tuple[FilePart, int, AsyncIterator[bytes]]:
         """The video: what it is called, its size and its bytes; or BadRequest if it is not there yet."""
         job = await self.find(token_id, id)
+        if job.state == State.FAILED:
+            raise BadRequest(f"There is no video: {job.error_message}", code=job.error_code)
         if job.output_id is None:
             raise BadRequest(f"The video is {job.state.replace('_', ' ')}.", code="video_not_ready")
         files = self._relay.files
@@ -138,11 +157,23 @@ class VideoJobs:
     async def remove(self, token_id: int, id: str) -> None:
         """Or NotFound. One that is being made is stopped."""
         job = await self.find(token_id, id)
-        await self._aside.ask(_remove, token_id, id)
+        is_removed, output_id = await self._aside.ask(_remove, token_id, id)
+        if not is_removed:
+            raise _not_found(id)  # somebody else was quicker
         if (making := self.making.get(id)) is not None:
             making.cancel()
-        if job.output_id is not None:
-            await self._relay.files.remove(token_id, job.output_id, (VIDEO_OUTPUT,))
+        await self._forget_input(token_id, job.asked)
+        if output_id is not None:
+            await self._forget(token_id, output_id, VIDEO_OUTPUT)
+
+    async def _forget_input(self, token_id: int, asked: Asked) -> None:
+        """The picture that came with the request, and none that the client keeps."""
+        if asked.file_id is not None:
+            await self._forget(token_id, asked.file_id, VIDEO_INPUT)
+
+    async def _forget(self, token_id: int, file_id: str, purpose: str) -> None:
+        with suppress(NotFound, Unavailable):  # it expires by itself
+            await self._relay.files.remove(token_id, file_id, (purpose,))
 
     # Making.
 
@@ -156,16 +187,21 @@ class VideoJobs:
     def _make_aside(self, job: Job, who: Asking) -> asyncio.Task[RelayError | None]:
         who = replace(who, credential="", token_id=job.token_id)
         self.making[job.id] = making = asyncio.create_task(self._make(job, who))
-        making.add_done_callback(lambda _task: self.making.pop(job.id, None))
+        making.add_done_callback(lambda _task: self._ended(job.id))
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._renew())
         return making
+
+    def _ended(self, id: str) -> None:
+        self.making.pop(id, None)
+        self._promised.discard(id)
 
     async def _make(self, job: Job, who: Asking) -> RelayError | None:
         """The job to its end; with what error it failed. Cancelled, it is left to another process."""
         try:
             try:
                 await self._made(job, who)
+                await self._forget_input(job.token_id, job.asked)
                 return None
             except RelayError as exc:
                 error = exc
@@ -173,6 +209,7 @@ class VideoJobs:
                 log.exception("video %s failed", job.id, exc_info=exc)
                 error = RelayError("The relay failed on this video.")
             await self._written(_fail, job.id, error.code, error.message)
+            await self._forget_input(job.token_id, job.asked)
             return error
         finally:
             await self._give_back(job.id)
@@ -187,7 +224,7 @@ class VideoJobs:
             try:
                 return await self._film(job, who)
             except (RateLimited, Unavailable) as exc:
-                was_promised = attempt > 1
+                was_promised = attempt > 1 or job.id in self._promised
                 if not was_promised or datetime.now(UTC) > job.created_at + PATIENCE:
                     raise
                 await asyncio.sleep(min(exc.retry_after or PAUSE_SECONDS, 60))
@@ -202,11 +239,19 @@ class VideoJobs:
                 code="no_video",
                 param="model",
             )
-        data = await relay.download(film.url, answer)
-        file = FilePart(film.name or "video.mp4", film.content_type, data=data)
-        kept = await relay.files.keep(job.token_id, file, VIDEO_OUTPUT)
+        async with self._films:
+            data = await relay.download(film.url, answer)
+            file = FilePart(film.name or "video.mp4", film.content_type, data=data)
+            # Whole or not at all, also where the video is removed or the server stops right now.
+            finishing = asyncio.create_task(self._finish(job, file))
+            self._finishing.add(finishing)
+            finishing.add_done_callback(self._finishing.discard)
+            await asyncio.shield(finishing)
+
+    async def _finish(self, job: Job, film: FilePart) -> None:
+        kept = await self._relay.files.keep(job.token_id, film, VIDEO_OUTPUT)
         if not await self._written(_complete, job.id, kept.id):
-            await relay.files.remove(job.token_id, kept.id, (VIDEO_OUTPUT,))  # it was removed meanwhile
+            await self._forget(job.token_id, kept.id, VIDEO_OUTPUT)  # it was removed meanwhile
 
     async def _written(self, work: Callable[..., T], *args: object) -> T:
         """Whatever the database does meanwhile: an end that is not written is none."""
@@ -238,8 +283,8 @@ class VideoJobs:
         making = tuple(self.making.values())
         for task in (*making, *filter(None, (self._renewing,))):
             task.cancel()
-        if making:
-            await asyncio.wait(making, timeout=STOP_SECONDS)
+        if making or self._finishing:
+            await asyncio.wait((*making, *self._finishing), timeout=STOP_SECONDS)
         await self._aside.close()
 
 
@@ -266,8 +311,20 @@ def _create(id: str, token_id: int, asked: Asked, address: str, time: timedelta,
     )
     # The lease first: nobody is to adopt what is not begun.
     leases.take(_lease(id), holder, LEASE_SECONDS)
+    try:
+        _insert(row)
+    except BaseException:
+        leases.give_back(_lease(id), holder)
+        raise
+    return _told(row)
+
+
+def _insert(row: VideoJob) -> None:
     with transaction_in_turn():
-        unfinished = VideoJob.objects.filter(token_id=token_id, state__in=UNFINISHED, expires_at__gt=now)
+        lock_token(row.token_id)
+        unfinished = VideoJob.objects.filter(
+            token_id=row.token_id, state__in=UNFINISHED, expires_at__gt=row.created_at
+        )
         if unfinished.count() >= MOST_UNFINISHED:
             raise RateLimited(
                 f"{MOST_UNFINISHED} videos of this access token are being made: wait for one of them.",
@@ -275,7 +332,6 @@ def _create(id: str, token_id: int, asked: Asked, address: str, time: timedelta,
                 retry_after=30,
             )
         row.save(force_insert=True)
-    return _told(row)
 
 
 def _told(row: VideoJob) -> Job:
@@ -328,8 +384,10 @@ def _left_by_others(own: frozenset[str]) -> list[Job]:
     rows = VideoJob.objects.filter(state__in=UNFINISHED, expires_at__gt=datetime.now(UTC))
     found = []
     for row in rows.exclude(pk__in=own).order_by("created_at")[:MOST_ADOPTED_AT_ONCE]:
-        with suppress(NotFound):  # the encryption key is another one by now
+        try:
             found.append(_told(row))
+        except NotFound:  # the encryption key is another one by now
+            _fail(row.pk, "internal_error", "What was asked cannot be read any more.")
     return found
 
 
@@ -359,9 +417,14 @@ def _fail(id: str, code: str, message: str) -> bool:
     return _end(id, state=State.FAILED, error_code=code[:50], error_message=message[:2000])
 
 
-def _remove(token_id: int, id: str) -> None:
+def _remove(token_id: int, id: str) -> tuple[bool, str | None]:
+    """Whether it was there, and the file that it came to."""
     with transaction_in_turn():
-        VideoJob.objects.filter(pk=id, token_id=token_id).delete()
+        row = VideoJob.objects.select_for_update().filter(pk=id, token_id=token_id).first()
+        if row is None:
+            return False, None
+        row.delete()
+        return True, row.output_id
 
 
 def _lost(ids: list[str], holder: str) -> list[str]:
@@ -376,6 +439,8 @@ def forget_expired() -> bool:
     if over:
         with transaction_in_turn():
             VideoJob.objects.filter(pk__in=over).delete()
-            # Of processes that were killed.
-            Lease.objects.filter(pk__in=[_lease(id) for id in over]).delete()
+    # Of processes that were killed; by this machine's clock, with an hour to spare.
+    old = int((datetime.now(UTC) - PATIENCE).timestamp() * leases.SECOND)
+    with transaction_in_turn():
+        Lease.objects.filter(name__startswith=_lease(""), until__lt=old).delete()
     return len(over) == 100

@@ -108,6 +108,25 @@ def told_of(response: ResponseT, answer: Answer, dialect: Dialect = OPENAI) -> R
     return response
 
 
+async def file_response(
+    pieces: AsyncIterator[bytes], *, name: str, content_type: str, size: int
+) -> StreamingHttpResponse:
+    """A file to be saved. Its first piece is there, or the RelayError why it is not, before anything is answered."""
+    first = await anext(pieces, b"")
+
+    async def all_of_it() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    response = StreamingHttpResponse(all_of_it(), content_type=content_type)
+    response["Content-Length"] = str(size)
+    # Whoever made it chose name and type: it must not run as a page of this site.
+    response["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
+    response["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
 def stream_response(
     answer: Answer,
     encoder: StreamEncoder,

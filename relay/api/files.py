@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import quote
 
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response
+from relay.api.answers import file_response, json_response
 from relay.api.forms import MULTIPART, read_form
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
@@ -102,11 +101,5 @@ async def delete(request: ApiRequest, file_id: str) -> HttpResponse:
 async def content(request: ApiRequest, file_id: str) -> StreamingHttpResponse:
     caller = await request.relay.caller(asking(request, openai_files.NAME))
     kept = await request.relay.files.find(caller.token_id, file_id)
-    response = StreamingHttpResponse(
-        request.relay.files.pieces(caller.token_id, file_id), content_type=kept.content_type
-    )
-    response["Content-Length"] = str(kept.size)
-    # Whoever uploads chooses name and type: it must not run as a page of this site.
-    response["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(kept.name)}"
-    response["X-Content-Type-Options"] = "nosniff"
-    return response
+    pieces = request.relay.files.pieces(caller.token_id, file_id)
+    return await file_response(pieces, name=kept.name, content_type=kept.content_type, size=kept.size)

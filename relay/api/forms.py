@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from django.core.exceptions import SuspiciousOperation
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.files.uploadhandler import FileUploadHandler
 from django.http.multipartparser import MultiPartParserError
@@ -34,21 +35,29 @@ class _InMemory(FileUploadHandler):
 
 async def read_form(request: ApiRequest, *files: str) -> tuple[dict[str, str], list[FilePart]]:
     """A form's fields, and its files of these names; or BadRequest."""
+    if (request.content_params or {}).get("charset", "utf-8").lower() != "utf-8":
+        raise BadRequest("The form must be in UTF-8.", code="invalid_form")
     request.upload_handlers = [_InMemory(request)]
     try:
         return await asyncio.to_thread(_read, request, files)
-    except MultiPartParserError as exc:
+    except (MultiPartParserError, SuspiciousOperation) as exc:
         raise BadRequest(f"The form cannot be read: {exc}", code="invalid_form") from None
 
 
 def _read(request: ApiRequest, names: tuple[str, ...]) -> tuple[dict[str, str], list[FilePart]]:
-    fields = {name: value for name, value in request.POST.items() if isinstance(value, str)}
-    for name, value in fields.items():
-        if "\x00" in name + value:
-            raise BadRequest("The form holds a NUL character.", code="invalid_string")
+    fields: dict[str, str] = {}
+    for name, values in request.POST.lists():
+        said = [name, *values]
+        if any("\x00" in each or "\ufffd" in each for each in said):
+            raise BadRequest("The form holds a NUL character, or is not UTF-8.", code="invalid_string")
+        if len(said) > 2 and not name.endswith("[]"):
+            raise BadRequest(f"`{name[:100]}` is there twice.", code="invalid_form", param=name[:100])
+        fields[name] = said[-1]
     found = [
         FilePart(str(each.name)[:100], str(each.content_type), data=each.read())
         for name in names
         for each in request.FILES.getlist(name)
     ]
+    if any("\x00" in each.name + each.content_type for each in found):
+        raise BadRequest("The form holds a NUL character.", code="invalid_string")
     return fields, found

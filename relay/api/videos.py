@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import quote
 
 from django.http import HttpResponse, StreamingHttpResponse
 from ninja import Router
 
-from relay.api.answers import json_response, parsed
+from relay.api.answers import file_response, json_response, parsed
 from relay.api.forms import MULTIPART, read_form
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
@@ -113,11 +112,7 @@ async def content(
     if variant != "video":
         raise BadRequest(f"No Poe bot makes a {variant}.", code="unsupported_by_poe", param="variant")
     file, size, pieces = await request.relay.videos.content(caller.token_id, video_id)
-    response = StreamingHttpResponse(pieces, content_type=file.content_type)
-    response["Content-Length"] = str(size)
-    response["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(file.name)}"
-    response["X-Content-Type-Options"] = "nosniff"
-    return response
+    return await file_response(pieces, name=file.name, content_type=file.content_type, size=size)
 
 
 @router.post("/videos/{video_id}/remix", url_name="video-remix", openapi_extra=REFUSED)

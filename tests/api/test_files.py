@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from proxy_site.config import Config
 from relay import stored_files
+from relay.errors import BadRequest
+from relay.events import FilePart
 from relay.models import FilePiece, StoredFile, UsageRecord
 from tests.cast import Cast
 from tests.conftest import Api, DemoPoe, in_database
@@ -214,10 +217,14 @@ async def test_what_was_not_written_to_its_end_is_there_for_nobody(api: Api, cas
             "invalid_value",
         ),
         ({"purpose": "user_data", "expires_after[anchor]": "now"}, {"file": PDF}, "invalid_value"),
+        ({"purpose": "user_data", "expires_after[seconds]": "3600" * 9}, {"file": PDF}, "invalid_value"),
+        ({"purpose": ["user_data", "vision"]}, {"file": PDF}, "invalid_form"),
+        ({"purpose": "user_data", "note": "a\x00b"}, {"file": PDF}, "invalid_string"),
+        ({"purpose": "user_data", **{f"f{n}": "" for n in range(1001)}}, {"file": PDF}, "invalid_form"),
     ],
 )
 async def test_a_form_that_is_not_right_is_refused(
-    api: Api, cast: Cast, fields: dict[str, str], files: Any, code: str
+    api: Api, cast: Cast, fields: Any, files: Any, code: str
 ) -> None:
     answer = await api.http.post(
         "/v1/files",
@@ -228,6 +235,52 @@ async def test_a_form_that_is_not_right_is_refused(
 
     assert answer.status_code == 400 and answer.json()["error"]["code"] == code
     assert await in_database(rows) == (0, 0)
+
+
+@pytest.mark.parametrize("charset", ["base64", "utf-7", "latin-1"])
+async def test_a_form_in_another_charset_is_refused(api: Api, cast: Cast, charset: str) -> None:
+    answer = await api.http.post(
+        "/v1/files",
+        content=b'--X\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--X--\r\n',
+        headers={
+            "Authorization": f"Bearer {cast.bob.plain}",
+            "Content-Type": f"multipart/form-data; boundary=X; charset={charset}",
+        },
+    )
+
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_form"
+
+
+@pytest.mark.parametrize("path", ["files/%00", "videos/x%00", "responses/resp_%00", "files?purpose=%00"])
+async def test_an_address_with_nul_is_refused(api: Api, cast: Cast, path: str) -> None:
+    answer = await api.http.get(f"/v1/{path}", headers={"Authorization": f"Bearer {cast.bob.plain}"})
+
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+async def test_one_that_is_removed_while_it_is_looked_up_is_not_found(api: Api, cast: Cast) -> None:
+    sdk = api.openai(cast.bob.plain)
+    kept = await upload(sdk)
+    await in_database(FilePiece.objects.all().delete)
+
+    with pytest.raises(openai.NotFoundError):
+        await sdk.files.content(kept.id)
+
+
+async def test_many_uploads_at_once_stay_within_the_share(api: Api, cast: Cast, config: Config) -> None:
+    """Of several processes, as it were: each has a thread and a connection of its own."""
+    small = config.files.model_copy(update={"token_mb": 1})
+    others = [stored_files.StoredFiles(small, 0) for _ in range(4)]
+    file = FilePart("x.txt", "text/plain", data=b"x" * 400_000)
+
+    done = await asyncio.gather(
+        *(each.keep(cast.bob.token.pk, file, "user_data") for each in others), return_exceptions=True
+    )
+    for each in others:
+        await each.close()
+
+    assert sum(isinstance(each, BadRequest) for each in done) == 2
+    assert await in_database(rows) == (2, 2)
 
 
 async def test_json_instead_of_a_form_is_refused(api: Api, cast: Cast) -> None:

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from proxy_site.config import Config
-from relay import leases, vault, video_jobs
+from relay import leases, stored_files, vault, video_jobs
 from relay.models import Lease, StoredFile, UsageRecord, VideoJob
 from tests.cast import Cast, mapping
 from tests.conftest import Api, DemoPoe, Served, in_database, wait_for
@@ -137,6 +137,55 @@ async def test_what_is_refused_at_once_is_told_at_once_and_leaves_no_job(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("model", ["nothing", "demo-echo", "demo-filmer"])
+async def test_the_picture_that_it_begins_with_is_not_kept_longer_than_it_is_made(
+    api: Api, cast: Cast, demo: DemoPoe, model: str
+) -> None:
+    with mock.patch.object(video_jobs, "REFUSAL_SECONDS", 30):
+        answer = await api.http.post(
+            "/v1/videos",
+            data={"model": model, "prompt": "dusk"},
+            files={"input_reference": DOT},
+            headers={"Authorization": f"Bearer {cast.bob.plain}"},
+        )
+
+    def inputs() -> int:
+        return StoredFile.objects.filter(purpose=stored_files.VIDEO_INPUT).count()
+
+    assert answer.is_success is (model == "demo-filmer")
+    assert await in_database(inputs) == 0
+
+
+@pytest.mark.asyncio
+async def test_so_many_at_once_and_no_more(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    with mock.patch.object(video_jobs, "MOST_UNFINISHED", 1):
+        first = await promised(api, cast)
+        with pytest.raises(openai.RateLimitError) as refused:
+            await film(api.openai(cast.bob.plain), input_reference=DOT)
+
+    assert refused.value.code == "too_many_videos"
+    assert await in_database(left_behind) == (1, 0, 1)
+    await api.openai(cast.bob.plain).videos.delete(first)
+
+
+@pytest.mark.asyncio
+async def test_one_that_was_promised_waits_for_a_limit(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    cast.bob.user.requests_in_flight = 1
+    await in_database(cast.bob.user.save)
+    first = await promised(api, cast)
+    with (
+        mock.patch.object(video_jobs, "REFUSAL_SECONDS", 0.0),
+        mock.patch.object(video_jobs, "PAUSE_SECONDS", 0.1),
+    ):
+        second = await film(api.openai(cast.bob.plain))
+        await asyncio.sleep(0.3)
+        assert (await api.openai(cast.bob.plain).videos.retrieve(second.id)).status == "in_progress"
+        await api.openai(cast.bob.plain).videos.delete(first)
+
+        assert (await ended(api.openai(cast.bob.plain), second.id)).status == "completed"
+
+
+@pytest.mark.asyncio
 async def test_what_fails_later_is_told_when_it_is_looked_up(api: Api, cast: Cast, demo: DemoPoe) -> None:
     demo.script("slow", ("text", {"text": "No video today."}), ("done", {}), delay=0.3)
     await in_database(mapping, "slow", "slow")
@@ -150,7 +199,7 @@ async def test_what_fails_later_is_told_when_it_is_looked_up(api: Api, cast: Cas
     assert failed.status == "failed" and failed.error.code == "no_video"
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.videos.download_content(asked.id)
-    assert refused.value.code == "video_not_ready"
+    assert refused.value.code == "no_video"
 
 
 @pytest.mark.asyncio
