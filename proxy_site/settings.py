@@ -189,6 +189,7 @@ UNFOLD = {
     "SHOW_LANGUAGES": True,
     "SHOW_HISTORY": True,
     "STYLES": [lambda request: static("panel/panel.css")],
+    "SCRIPTS": [lambda request: static("panel/names.js")],
     "DASHBOARD_CALLBACK": "relay.panel.dashboard.context",
     "SIDEBAR": {"show_search": True, "navigation": "relay.panel.sidebar.navigation"},
 }
