@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser.looking import DESKTOP, PHONE, Window
-from tests.cast import Cast
+from tests.cast import PASSWORD, Cast
 from tests.conftest import DemoPoe, Served, in_database
 from tests.test_live import ask_slowly
 
@@ -41,6 +41,34 @@ async def test_an_administrator_issues_a_token_in_two_clicks_and_the_member_uses
     assert await asked(served, token) == "Good morning"
     assert await window.problems() == []
     await window.close()
+
+
+async def test_who_is_invited_has_the_first_answer_a_minute_later(
+    browser: Browser, serve: Callable[..., Served], cast: Cast, demo: DemoPoe
+) -> None:
+    served = serve()
+    office = await Window.open(browser, served.url, DESKTOP)
+    await office.sign_in(cast.root)
+    await office.go(f"/admin/accounts/invitation/add/?team={cast.physics.pk}")
+    await office.page.locator("[name=_save]").click()
+    link = (await office.page.locator("#invitation-link").inner_text()).strip()
+
+    window = await Window.open(browser, served.url, PHONE)
+    page = window.page
+    await page.goto(link)
+    assert link.rpartition("/join/")[2] not in page.url
+    await page.fill("[name=username]", "dawn")
+    for name in ("password1", "password2"):
+        await page.fill(f"[name={name}]", PASSWORD)
+    await page.locator("main form button").click()
+    token = (await page.locator("[data-token]").first.inner_text()).strip()
+
+    assert await asked(served, token) == "Good morning"
+    assert await window.problems() == [] == await office.problems()
+    await page.goto(link)
+    await expect(page.locator("main")).not_to_contain_text("sk-poe-")
+    await window.close()
+    await office.close()
 
 
 async def test_a_mapping_is_edited_while_a_stream_runs(

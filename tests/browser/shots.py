@@ -1,0 +1,156 @@
+"""`python -m tests.browser.shots [PATH ...]`: pictures of every page in both languages, into docs/screenshots.
+
+A site of its own on a free port, with people, teams and an hour of traffic over the demo Poe server. English on a desk in
+light colours, Chinese on a phone in dark ones. Look at them: a picture that nobody looked at shows nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import openai
+from playwright.async_api import Browser, async_playwright
+
+from tests.browser.looking import DESKTOP, PHONE, Look
+
+ROOT = Path(__file__).parents[2]
+INTO = ROOT / "docs" / "screenshots"
+PASSWORD = "for these pictures only"  # noqa: S105
+PAGES = (
+    "/",
+    "/me/tokens/",
+    "/me/connect/",
+    "/me/usage/",
+    "/me/requests/",
+    "/me/models/",
+    "/me/playground/",
+    "/me/poe-key/",
+    "/me/settings/",
+    "/me/settings/second-factor/",
+    "/team/",
+    "/team/usage/",
+    "/team/requests/",
+    "/team/members/add/",
+    "/admin/",
+    "/admin/accounts/team/",
+    "/admin/accounts/user/",
+    "/admin/accounts/accesstoken/",
+    "/admin/accounts/invitation/",
+    "/admin/accounts/invitation/add/",
+    "/admin/accounts/limitpreset/",
+    "/admin/relay/live/",
+    "/admin/relay/usagerecord/",
+    "/admin/relay/botmapping/",
+    "/admin/relay/botmapping/explain/",
+    "/admin/relay/poeaccount/",
+    "/admin/relay/poekey/",
+    "/admin/relay/bot/",
+    "/admin/relay/poolevent/",
+    "/admin/relay/poecharge/",
+    "/admin/relay/reconciliation/",
+)
+PEOPLE = """
+from accounts.models import AccessToken, Team, User
+from relay.models import BotMapping
+BotMapping.objects.update(points_per_request=20)
+physics = Team.objects.create(name="Physics", time_zone="Asia/Shanghai", points_per_month=50000)
+root = User.objects.get(is_superuser=True)
+root.set_password({password!r}); root.team = physics; root.save()
+for name, role in (("alice", "manager"), ("bob", "member"), ("小明", "member")):
+    user = User.objects.create_user(name, team=physics, role=role, points_per_day=2000)
+    print("token", AccessToken.objects.issue(user, "Chatbox")[1])
+print("token", AccessToken.objects.issue(root, "Codex")[1])
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def traffic(url: str, tokens: list[str]) -> None:
+    for number, token in enumerate(tokens * 4):
+        async with openai.AsyncOpenAI(api_key=token, base_url=f"{url}/v1", max_retries=0) as sdk:
+            model = ("demo-echo", "demo-thinker", "demo-painter", "demo-tools", "demo-faulty")[number % 5]
+            said = f"status-500 {number}" if model == "demo-faulty" else f"Good morning, number {number}"
+            try:
+                await sdk.chat.completions.create(model=model, messages=[{"role": "user", "content": said}])
+            except openai.APIError:
+                continue  # it is the faulty one's
+
+
+def name_of(path: str, look: Look) -> str:
+    page = re.sub(r"\W+", "-", path.strip("/")) or "home"
+    return f"{page}-{'en' if look is DESKTOP else 'zh'}.jpg"
+
+
+async def take(browser: Browser, url: str, look: Look, paths: tuple[str, ...]) -> None:
+    context = await browser.new_context(
+        locale=look.locale,
+        color_scheme="dark" if look.scheme == "dark" else "light",
+        viewport={"width": look.width, "height": 800},
+    )
+    page = await context.new_page()
+    await page.goto(url)
+    await page.screenshot(path=INTO / name_of("sign-in", look), type="jpeg", quality=70)
+    await page.fill("input[name=username]", "admin")
+    await page.fill("input[name=password]", PASSWORD)
+    await page.press("input[name=password]", "Enter")
+    await page.wait_for_selector("nav")
+    for path in paths:
+        await page.goto(f"{url}{path}", wait_until="load")
+        await page.wait_for_timeout(600)  # charts are drawn, sockets opened
+        height = await page.evaluate("document.documentElement.scrollHeight")
+        clip = {"x": 0.0, "y": 0.0, "width": float(look.width), "height": float(min(height, 2000))}
+        await page.screenshot(
+            path=INTO / name_of(path, look), type="jpeg", quality=70, full_page=True, clip=clip
+        )
+    await context.close()
+
+
+async def main(paths: tuple[str, ...]) -> None:
+    chromium = shutil.which("chromium")
+    assert chromium is not None, "apt-get install chromium"
+    port, data = free_port(), tempfile.mkdtemp(prefix="poe-relay-shots-")
+    environment = {**os.environ, "POE_RELAY_DATA_DIR": data, "POE_RELAY_DEMO__PORT": str(free_port())}
+    command = [sys.executable, "manage.py", "run", "--port", str(port)]
+    log = (Path(data) / "log").open("w+")
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while "this process looks after" not in (Path(data) / "log").read_text():
+            assert server.poll() is None, (Path(data) / "log").read_text()
+            time.sleep(0.2)
+        made = subprocess.run(
+            [sys.executable, "manage.py", "shell", "-c", PEOPLE.format(password=PASSWORD)],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        await traffic(url, re.findall(r"^token (\S+)", made.stdout, re.MULTILINE))
+        async with async_playwright() as playwright:
+            browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for look in (DESKTOP, PHONE):
+                await take(browser, url, look, paths)
+            await browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+        log.close()
+        shutil.rmtree(data, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(tuple(sys.argv[1:]) or PAGES))
