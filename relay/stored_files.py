@@ -21,6 +21,7 @@ from relay.aside import Aside
 from relay.errors import BadRequest, NotFound, PayloadTooLarge, Unavailable
 from relay.events import FilePart
 from relay.models import FilePiece, StoredFile
+from relay.models.stored import without_token
 from relay.turn import transaction_in_turn
 
 MB = 1_000_000
@@ -275,8 +276,9 @@ def _remove_some(row: StoredFile) -> bool:
 
 
 def forget_expired() -> bool:
-    """Remove some of what is over; whether there may be more."""
+    """Remove some of what is over, or whose token is gone; whether there may be more."""
     over = StoredFile.objects.filter(expires_at__lte=datetime.now(UTC)).order_by("expires_at").first()
+    over = over or without_token(StoredFile.objects.all()).first()
     if over is None:
         return False
     _hide(over)

@@ -19,6 +19,7 @@ from relay import vault
 from relay.aside import Aside
 from relay.errors import BadRequest, NotFound, RelayError
 from relay.models import StoredResponse
+from relay.models.stored import without_token
 from relay.turn import transaction_in_turn
 
 log = logging.getLogger(__name__)
@@ -165,9 +166,12 @@ def _purpose(token_id: int, id: str) -> str:
 
 
 def forget_expired() -> bool:
-    """Delete some of those that are over; whether there may be more."""
+    """Delete some of those that are over, or whose token is gone; whether there may be more."""
     over = StoredResponse.objects.filter(expires_at__lte=datetime.now(UTC)).order_by("expires_at")
     some = list(over.values_list("pk", "size")[:REMOVED_AT_ONCE])
+    some = some or list(
+        without_token(StoredResponse.objects.all()).values_list("pk", "size")[:REMOVED_AT_ONCE]
+    )
     _remove(some)
     return len(some) == REMOVED_AT_ONCE
 

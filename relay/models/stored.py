@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from django.db import models
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import AccessToken
+
+T = TypeVar("T", bound=models.Model)
+
+
+def _of_a_token(related_name: str) -> Any:
+    """A token goes at once, and what was kept for it a little at a time: it may have 200 MB."""
+    return models.ForeignKey(AccessToken, models.DO_NOTHING, db_constraint=False, related_name=related_name)
+
+
+def without_token(rows: QuerySet[T]) -> QuerySet[T]:
+    """Those of these whose token is gone."""
+    return rows.filter(~Exists(AccessToken.objects.filter(pk=OuterRef("token_id"))))
 
 
 class StoredResponse(models.Model):
     """One answer of the responses API and what was asked for it; another one may go on from there."""
 
     id = models.CharField(primary_key=True, max_length=64)
-    token = models.ForeignKey(AccessToken, models.CASCADE, related_name="stored_responses")
+    token = _of_a_token("stored_responses")
     # The ids of those that it goes on from, the first one first.
     before = models.JSONField(default=list)
     # Compressed and encrypted.
@@ -39,7 +52,7 @@ class StoredFile(models.Model):
     """A file that somebody uploaded or a bot made; its bytes are in pieces, so that none of its transactions is long."""
 
     id = models.CharField(primary_key=True, max_length=64)
-    token = models.ForeignKey(AccessToken, models.CASCADE, related_name="stored_files")
+    token = _of_a_token("stored_files")
     # Encrypted.
     name = models.TextField()
     content_type = models.CharField(max_length=100)

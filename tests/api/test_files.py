@@ -12,10 +12,10 @@ import openai
 import pytest
 
 from proxy_site.config import Config
-from relay import stored_files
+from relay import stored_files, stored_responses
 from relay.errors import BadRequest
 from relay.events import FilePart
-from relay.models import FilePiece, StoredFile, UsageRecord
+from relay.models import FilePiece, StoredFile, StoredResponse, UsageRecord
 from tests.cast import Cast
 from tests.conftest import Api, DemoPoe, in_database
 
@@ -191,6 +191,27 @@ async def test_it_expires_when_the_client_wants_and_is_cleared_up(api: Api, cast
 
     await in_database(clear_up)
     assert await in_database(rows) == (0, 0)
+
+
+async def test_a_token_goes_at_once_and_what_was_kept_for_it_later(
+    api: Api, cast: Cast, demo: DemoPoe
+) -> None:
+    """In one transaction it could hold up the ledger for seconds."""
+    sdk = api.openai(cast.bob.plain)
+    await upload(sdk)
+    await sdk.responses.create(model="demo-echo", input="Good morning")
+    await upload(api.openai(cast.charlie.plain))
+
+    def clear_up() -> None:
+        while stored_files.forget_expired() or stored_responses.forget_expired():
+            pass
+
+    await in_database(cast.bob.token.delete)
+    assert await in_database(rows) == (2, 2)
+    await in_database(clear_up)
+
+    assert await in_database(rows) == (1, 1)
+    assert not await in_database(StoredResponse.objects.exists)
 
 
 async def test_what_was_not_written_to_its_end_is_there_for_nobody(api: Api, cast: Cast) -> None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import openai
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, FloatRect, async_playwright
 
 from tests.browser.looking import DESKTOP, PHONE, Look
 
@@ -111,7 +111,7 @@ async def take(browser: Browser, url: str, look: Look, paths: tuple[str, ...]) -
         await page.goto(f"{url}{path}", wait_until="load")
         await page.wait_for_timeout(600)  # charts are drawn, sockets opened
         height = await page.evaluate("document.documentElement.scrollHeight")
-        clip = {"x": 0.0, "y": 0.0, "width": float(look.width), "height": float(min(height, 2000))}
+        clip = FloatRect(x=0, y=0, width=look.width, height=min(height, 2000))
         await page.screenshot(
             path=INTO / name_of(path, look), type="jpeg", quality=70, full_page=True, clip=clip
         )
