@@ -45,6 +45,7 @@ UNFOLD = (
     gettext_noop("Welcome back to"),
     gettext_noop("You have been successfully logged out from the administration"),
     gettext_noop("Toggle password visibility"),
+    gettext_noop("Choose file to upload"),
     gettext_noop("After you've created a user, you’ll be able to edit more user options."),
     gettext_noop(
         "Raw passwords are not stored, so there is no way to see this user’s password, "

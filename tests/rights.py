@@ -145,6 +145,8 @@ PAGES: dict[str, Line] = {
     "admin/relay/botmapping/<path:object_id>/explain-model/": ADMINISTRATORS.of("relay.botmapping"),
     "admin/relay/botmapping/<path:object_id>/usage/": ADMINISTRATORS.of("relay.botmapping"),
     "admin/relay/bot/<path:object_id>/mappings/": ADMINISTRATORS.of("relay.bot"),
+    "admin/accounts/accesstoken/issue-many/": ADMINISTRATORS,
+    "admin/accounts/invitation/<path:object_id>/take-back/": ADMINISTRATORS.of("accounts.invitation"),
     "admin/relay/live/": ADMINISTRATORS,
     "admin/relay/reconciliation/": ADMINISTRATORS,
     "admin/relay/botmapping/explain/": ADMINISTRATORS,

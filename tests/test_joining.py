@@ -21,6 +21,7 @@ from accounts.models import AccessToken, Invitation, LimitPreset, PersonManager,
 from proxy_site import access_log, masking
 from relay.visit import Visit
 from tests.cast import PASSWORD, Cast, Person
+from tests.conftest import Api, DemoPoe, in_database
 from tests.test_translations import english
 
 SALT = "django.contrib.sessions.SessionStore"
@@ -160,6 +161,22 @@ def test_the_pages_are_in_chinese(cast: Cast) -> None:
     assert english(client.post("/join/", NEW | {"password2": "x"})) == []
     gone = opened("wrong", "zh-CN").get("/join/").content.decode()
     assert "此邀请无效" in gone and "invitation" not in gone
+
+
+@pytest.mark.asyncio
+async def test_from_the_invitation_to_the_first_answer(api: Api, demo: DemoPoe, cast: Cast) -> None:
+    def join() -> str:
+        _invitation, secret = invited(cast)
+        shown = PLAIN.search(opened(secret).post("/join/", NEW).content.decode())
+        assert shown is not None
+        return shown[0]
+
+    plain = await in_database(join)
+    answer = await api.openai(plain).chat.completions.create(
+        model="demo-echo", messages=[{"role": "user", "content": "Hello there"}]
+    )
+
+    assert "Hello there" in str(answer.choices[0].message.content)
 
 
 # However many come at once.
@@ -337,11 +354,17 @@ def test_an_invitation_with_a_mistake_is_not_made(root: Client, cast: Cast, wron
     assert not Invitation.objects.exists()
 
 
-def test_the_panel_takes_them_back(root: Client, cast: Cast) -> None:
+@pytest.mark.parametrize("where", ["list", "page"])
+def test_the_panel_takes_them_back(root: Client, cast: Cast, where: str) -> None:
     invitation, secret = invited(cast)
-    form = {"action": "take_back", "_selected_action": [invitation.pk]}
+    page = reverse("admin:accounts_invitation_take_back_one", args=[invitation.pk])
+    assert root.get(page).status_code == 200 and opened(secret).get("/join/").status_code == 200
 
-    root.post(reverse("admin:accounts_invitation_changelist"), form)
+    if where == "list":
+        form = {"action": "take_back", "_selected_action": [invitation.pk]}
+        root.post(reverse("admin:accounts_invitation_changelist"), form)
+    else:
+        root.post(page)
 
     assert opened(secret).get("/join/").status_code == 404
 

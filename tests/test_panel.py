@@ -31,6 +31,7 @@ PAGES = [
         ("accounts_user_add", ()),
         ("accounts_accesstoken_changelist", ()),
         ("accounts_accesstoken_add", ()),
+        ("accounts_accesstoken_issue_many", ()),
         ("accounts_limitpreset_changelist", ()),
         ("accounts_limitpreset_add", ()),
         ("accounts_invitation_changelist", ()),

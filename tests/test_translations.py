@@ -349,6 +349,7 @@ def _pages(cast: Cast) -> list[str]:
         *(reverse(f"admin:{name}_change", args=[pk]) for name, pk in looked_at.items()),
         "/admin/relay/live/",
         reverse("admin:accounts_user_issue", args=[cast.bob.user.pk]),
+        reverse("admin:accounts_invitation_take_back_one", args=[models["accounts_invitation"]]),
         *(
             reverse(f"admin:accounts_accesstoken_{act}", args=[cast.bob.token.pk])
             for act in ("rotate", "clone", "extend_one", "limit_one", "disable_one")

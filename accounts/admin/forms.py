@@ -10,17 +10,22 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import (
+    UnfoldAdminFileFieldWidget,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminRadioSelectWidget,
     UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
 )
 
+from accounts import bulk
 from accounts.limits import Limits, validate_patterns
-from accounts.models import Invitation, LimitPreset, User
+from accounts.models import FIRST_NAME, Invitation, LimitPreset, Team, User
 from accounts.presets import LONGEST_DAYS, Conditions
 
 LIMITS = Limits.names()
+# Of an uploaded list.
+MOST_BYTES = 400_000
 EXTENSIONS = [("30", _("30 days")), ("90", _("90 days")), ("until", _("until a day"))]
 
 
@@ -93,7 +98,7 @@ class NameField(forms.CharField):
 
     def __init__(self) -> None:
         super().__init__(
-            label=_("Name"),
+            label=_("Name of the token"),
             max_length=100,
             widget=UnfoldAdminTextInputWidget,
             help_text=_("Where it is used, such as “Chatbox on my phone”."),
@@ -108,6 +113,52 @@ class NameField(forms.CharField):
 
 class IssueForm(ConditionsForm):
     name = NameField()
+
+
+class BulkForm(ConditionsForm):
+    """`text` is what is read in the end, also of a file."""
+
+    text = forms.CharField(
+        label=_("List"), required=False, max_length=100_000, widget=UnfoldAdminTextareaWidget
+    )
+    file = forms.FileField(
+        label=_("or a file"),
+        required=False,
+        widget=UnfoldAdminFileFieldWidget,
+        help_text=_("CSV, as a spreadsheet saves it."),
+    )
+    team = forms.ModelChoiceField(
+        label=_("Team"),
+        queryset=Team.objects.all(),
+        initial=Team.objects.default,
+        widget=UnfoldAdminSelectWidget,
+        help_text=_("Of whoever is new and has no other in the list. Teams that the list names are made."),
+    )
+    token_name = NameField()
+    field_order = ("text", "file", "team", "token_name", "preset", "days")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["token_name"].initial = FIRST_NAME
+
+    def clean_file(self) -> str:
+        file = self.cleaned_data["file"]
+        if not file:
+            return ""
+        if file.size > MOST_BYTES:
+            raise ValidationError(_("This file is too long."))
+        return bulk.decoded(file.read())
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        cleaned["text"] = cleaned.get("file") or cleaned.get("text", "")
+        return cleaned
+
+    def plan(self) -> bulk.Plan:
+        given = self.cleaned_data
+        return bulk.plan(
+            given["text"], team=given["team"], token_name=given["token_name"], defaults=self.conditions
+        )
 
 
 class CloneForm(forms.Form):

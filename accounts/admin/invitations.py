@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any, cast
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db.models import F, Q, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from unfold.decorators import display
+from unfold.decorators import action, display
 
 from accounts.admin.forms import InvitationForm
 from accounts.admin.issuing import unseen_by_others
@@ -69,6 +70,8 @@ class InvitationAdmin(Exported):
     )
     autocomplete_fields = ("team",)
     actions = ("take_back",)
+    actions_row = ("take_back_one",)
+    actions_detail = actions_row
     fieldsets = (
         (
             None,
@@ -83,8 +86,8 @@ class InvitationAdmin(Exported):
         (_("Limits"), {"fields": LIMIT_FIELDS}),
     )
     seen_fieldsets = (
-        (None, {"fields": ("team", "note", "state", "taken", "expires_at", "made_by", "created_at")}),
-        (_("The token"), {"fields": ("days", "allowed_models")}),
+        (None, {"fields": ("team", "note", "how", "taken", "expires_at", "made_by", "created_at")}),
+        (_("The token"), {"fields": ("days", "models")}),
         fieldsets[2],
     )
 
@@ -100,6 +103,14 @@ class InvitationAdmin(Exported):
     @display(description=_("state"), label={"open": "success", "expired": "warning", "revoked": "danger"})
     def state(self, invitation: Invitation) -> tuple[str, Any]:
         return invitation.state, STATES[invitation.state]
+
+    @display(description=_("state"))
+    def how(self, invitation: Invitation) -> Any:
+        return STATES[invitation.state]
+
+    @display(description=_("allowed models"), empty_value="-")
+    def models(self, invitation: Invitation) -> str:
+        return ", ".join(invitation.allowed_models)
 
     @display(description=_("joined"), ordering="used")
     def taken(self, invitation: Invitation) -> str:
@@ -130,6 +141,26 @@ class InvitationAdmin(Exported):
             "list_url": reverse("admin:accounts_invitation_changelist"),
         }
         return unseen_by_others(render(request, "admin/accounts/invitation/made.html", context))
+
+    @action(description=_("Take back"), url_path="take-back")
+    def take_back_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Asks (GET), then does (POST)."""
+        invitation: Invitation | None = self.get_object(request, unquote(object_id))
+        if not self.has_delete_permission(request, invitation):
+            raise PermissionDenied
+        if invitation is None:
+            raise Http404
+        if request.method == "POST":
+            self.take_back(request, Invitation.objects.filter(pk=invitation.pk))
+            return redirect("admin:accounts_invitation_changelist")
+        context = {
+            **self.admin_site.each_context(request),
+            "title": _("Take back"),
+            "invitation": invitation,
+            "opts": self.model._meta,
+            "back_url": reverse("admin:accounts_invitation_changelist"),
+        }
+        return render(request, "admin/accounts/invitation/take_back.html", context)
 
     @admin.action(description=_("Take back"), permissions=["delete"])
     def take_back(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> None:

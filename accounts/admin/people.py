@@ -21,7 +21,7 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
 from accounts import second_factor, tokens
-from accounts.admin import acting, issuing
+from accounts.admin import acting, issuing, many
 from accounts.exporting import Exported
 from accounts.models import AccessToken, AccessTokenQuerySet, Team, User, token_digest
 
@@ -30,7 +30,8 @@ admin.site.unregister(Group)
 ISSUE = _("Issue a token")
 USAGE = _("Usage records")
 LIMIT_FIELDS = (
-    ("requests_per_minute", "tokens_per_minute", "requests_in_flight"),
+    ("requests_per_minute", "tokens_per_minute"),
+    ("requests_in_flight",),
     ("points_per_day", "points_per_month"),
 )
 LIMIT_COLUMNS = tuple(name for row in LIMIT_FIELDS for name in row)
@@ -211,6 +212,7 @@ class AccessTokenAdmin(Exported):
         *LIMIT_COLUMNS,
     )
     actions_row = ("rotate", "extend_one", "limit_one", "clone", "disable_one", "usage")
+    actions_list = ("issue_many",)
     actions_detail = actions_row
     readonly_fields = ("begins_with", "created_at", "last_used")
     fieldsets = (
@@ -264,6 +266,10 @@ class AccessTokenAdmin(Exported):
         self, request: HttpRequest, obj: AccessToken, post_url_continue: str | None = None
     ) -> HttpResponse:
         return issuing.show_once(self, request, obj, request.issued_token)  # type: ignore[attr-defined]
+
+    @action(description=_("Issue to many"), url_path="issue-many", icon="group_add")
+    def issue_many(self, request: HttpRequest) -> HttpResponse:
+        return many.issue_many(self, request)
 
     @action(description=_("Rotate"), url_path="rotate")
     def rotate(self, request: HttpRequest, object_id: str) -> HttpResponse:
