@@ -104,6 +104,8 @@ PAGES: dict[str, Line] = {
     "team/": MANAGERS,
     "team/usage/": MANAGERS,
     "team/requests/": MANAGERS,
+    "team/invitations/": MANAGERS,
+    "team/invitations/<int:pk>/take-back/": ITS_MANAGERS.of("accounts.invitation"),
     "team/members/add/": MANAGERS,
     "team/members/<int:pk>/": ITS_MANAGERS.of("accounts.user"),
     "team/members/<int:pk>/limits/": ITS_MANAGERS.of("accounts.user"),

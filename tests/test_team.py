@@ -14,7 +14,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.test import Client
 from django.utils import timezone
 
-from accounts.models import AccessToken, User, token_digest
+from accounts.models import AccessToken, Invitation, User, token_digest
 from relay.models import UsageHour, UsageRecord
 from tests import cast as people
 from tests.cast import Cast, Person
@@ -242,6 +242,50 @@ def test_many_people_are_on_several_pages_and_found_by_name(cast: Cast) -> None:
     assert alice.get("/team/", {"q": "\0"}).status_code == 200
 
 
+# Inviting.
+
+
+def test_a_manager_invites_by_a_link_that_is_shown_once(cast: Cast) -> None:
+    alice = signed_in(cast.alice)
+
+    page = alice.post("/team/invitations/", {"note": "Marie", "uses": "1", "points_per_day": "7"})
+
+    found = re.search(r"http://127\.0\.0\.1(?::\d+)?(/join/[^<]+)<", page.content.decode())
+    assert found is not None and "no-store" in page.headers["Cache-Control"]
+    assert found[1] not in alice.get("/team/invitations/").content.decode()
+    newcomer, password = Client(SERVER_NAME="127.0.0.1"), "a long and quiet evening"
+    newcomer.get(found[1])
+    newcomer.post("/join/", {"username": "marie", "password1": password, "password2": password})
+    marie = User.objects.get(username="marie")
+    assert (marie.team, marie.role) == (cast.physics, User.Role.MEMBER)
+    assert marie.access_tokens.get().points_per_day == 7
+    assert LogEntry.objects.filter(user=cast.alice.user, content_type__model="invitation").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [{"points_per_day": "1001"}, {"uses": "0"}, {"uses": "1001"}, {"note": "x" * 101}], ids=str
+)
+def test_a_refused_invitation_is_not_made(cast: Cast, given: dict[str, str]) -> None:
+    cast.physics.points_per_day = 1000
+    cast.physics.save()
+
+    response = signed_in(cast.alice).post("/team/invitations/", {"uses": "1", **given})
+
+    assert response.status_code == 200 and 'class="bad"' in response.content.decode()
+    assert not Invitation.objects.exists()
+
+
+def test_a_manager_takes_the_own_teams_invitations_back(cast: Cast, dora: Person) -> None:
+    invitation, _secret = Invitation.objects.make(cast.alice.user, cast.physics, note="for Marie")
+    page = f"/team/invitations/{invitation.pk}/take-back/"
+
+    assert signed_in(dora).post(page).status_code == signed_in(cast.bob).post(page).status_code == 404
+    assert "for Marie" not in signed_in(dora).get("/team/invitations/").content.decode()
+    assert Invitation.objects.get().is_open
+    signed_in(cast.alice).post(page)
+    assert not Invitation.objects.get().is_open
+
+
 # Their tokens.
 
 
@@ -403,11 +447,20 @@ def test_a_stranger_is_nobody_to_ask_about(cast: Cast) -> None:
 
 def test_the_pages_are_in_chinese(cast: Cast) -> None:
     alice, bob = signed_in(cast.alice, "zh-CN"), f"/team/members/{cast.bob.user.pk}/"
-    pages = ["/team/", "/team/usage/", "/team/requests/", bob, f"/team/tokens/{cast.bob.token.pk}/"]
+    Invitation.objects.make(cast.alice.user, cast.physics)
+    pages = [
+        "/team/",
+        "/team/invitations/",
+        "/team/usage/",
+        "/team/requests/",
+        bob,
+        f"/team/tokens/{cast.bob.token.pk}/",
+    ]
 
     assert {page: english(alice.get(page)) for page in pages} == dict.fromkeys(pages, [])
     assert english(alice.post("/team/members/add/", {"username": "no spaces"})) == []
     assert english(alice.post("/team/members/add/", {"username": "marie"})) == []
+    assert english(alice.post("/team/invitations/", {"uses": "1"})) == []
     for act in ("manager/", "member/", "disable/", "enable/"):
         assert english(alice.post(bob + act, follow=True)) == []
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models import AccessToken, Limits, User
+from accounts.models import AccessToken, Invitation, Limits, User
 
 
 class WithLimits(forms.ModelForm):  # type: ignore[type-arg]
@@ -35,6 +35,14 @@ class TokenLimitsForm(WithLimits):
     class Meta:
         model = AccessToken
         fields = Limits.names()
+
+
+class InvitationForm(WithLimits):
+    """The limits are those of the token that each who joins is given."""
+
+    class Meta:
+        model = Invitation
+        fields = ("note", "uses", *Limits.names())
 
 
 class ReasonForm(forms.Form):
