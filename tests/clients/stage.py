@@ -19,6 +19,11 @@ MODELS = {
     "claude-sonnet-4-thinker": "Demo-Thinker",
     "gpt-4o": "Demo-Tools",
     "claude-sonnet-4.5": "Demo-Tools",
+    "gemini-3.8-flash": "Demo-Echo",
+    "flux-2-pro": "Demo-Painter",
+    "nano-banana": "Demo-Painter",
+    "elevenlabs-v3": "Demo-Speaker",
+    "veo-4": "Demo-Filmer",
 }
 
 
