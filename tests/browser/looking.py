@@ -11,6 +11,7 @@ from django.conf import settings
 from django.test import Client
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
+from tests.browser.looks import Look
 from tests.cast import Person
 from tests.conftest import ROOT, in_database
 
@@ -27,22 +28,6 @@ SHIFTS = """
   setTimeout(() => resolve(sum), 50);
 })
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A person's browser: the language that it asks for, its width, light or dark."""
-
-    locale: str
-    width: int
-    scheme: str
-
-    def __str__(self) -> str:
-        return f"{self.locale}-{self.width}-{self.scheme}"
-
-
-DESKTOP = Look("en-US", 1280, "light")
-PHONE = Look("zh-CN", 390, "dark")
 
 
 @cache
@@ -92,10 +77,11 @@ class Window:
         await self.context.add_cookies([{"name": name, "value": await _session_of(person), "url": self.url}])
 
     async def go(self, path: str) -> int:
-        """What it is answered with; a page that only forms ask for is not shown."""
+        """What it is answered with; what only forms ask for, and what is a download, is not shown: 405."""
         asked = await self.context.request.get(f"{self.url}{path}", max_redirects=0)
-        if asked.status != 405:
-            await self.page.goto(f"{self.url}{path}", wait_until="load")
+        if asked.status == 405 or "attachment" in asked.headers.get("content-disposition", ""):
+            return 405
+        await self.page.goto(f"{self.url}{path}", wait_until="load")
         return asked.status
 
     async def problems(self) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import openai
 from playwright.async_api import Browser, FloatRect, async_playwright
 
-from tests.browser.looking import DESKTOP, PHONE, Look
+from tests.browser.looks import DESKTOP, PHONE, Look
 
 ROOT = Path(__file__).parents[2]
 INTO = ROOT / "docs" / "screenshots"
@@ -39,7 +39,7 @@ PAGES = (
     "/team/",
     "/team/usage/",
     "/team/requests/",
-    "/team/members/add/",
+    "/team/members/2/",
     "/admin/",
     "/admin/accounts/team/",
     "/admin/accounts/user/",

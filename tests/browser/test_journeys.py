@@ -9,7 +9,8 @@ import openai
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.looking import DESKTOP, PHONE, Window
+from tests.browser.looking import Window
+from tests.browser.looks import DESKTOP, PHONE
 from tests.cast import PASSWORD, Cast
 from tests.conftest import DemoPoe, Served, in_database
 from tests.test_live import ask_slowly

@@ -10,7 +10,8 @@ import pytest
 from playwright.async_api import Browser
 
 from tests import rights
-from tests.browser.looking import DESKTOP, MOST_BYTES, PHONE, Look, Window
+from tests.browser.looking import MOST_BYTES, Window
+from tests.browser.looks import DESKTOP, PHONE, Look
 from tests.cast import Cast
 from tests.conftest import DemoPoe, Served, in_database
 from tests.rights import Asker, Outcome
@@ -52,7 +53,7 @@ async def test_every_page_as_a_browser_shows_it(
         await window.sign_in(stage.people[asker])
         for path in paths(stage, asker, look):
             status = await window.go(path)
-            if status in (302, 405):  # it leads to another one, or is asked for by a form only
+            if status in (302, 405):  # it leads to another one, or is no page
                 window.complaints.clear()
                 continue
             language = await window.page.get_attribute("html", "lang")
