@@ -451,6 +451,12 @@ async def bob_tries(
     browser: Browser, serve: Callable[..., Served], cast: Cast, demo: DemoPoe, settings: Any
 ) -> AsyncIterator[Tried]:
     collect_static_files(settings)
+    # Bots of their own: a script stays with the demo server, which other tests ask as well.
+    words = [("text", {"text": f"word{number} "}) for number in range(8)]
+    demo.script("many-words", *words, ("done", {}), delay=0.1)
+    demo.script("slow-words", *[("text", {"text": each}) for each in ("first ", "second")], delay=20)
+    for name in ("many-words", "slow-words"):
+        await in_database(people.mapping, name, name)
     served = serve()
     context = await browser.new_context(locale="en-US", viewport={"width": 390, "height": 800})
     name, cookie = str(django_settings.SESSION_COOKIE_NAME), await in_database(cookie_of, cast.bob)
@@ -461,10 +467,7 @@ async def bob_tries(
 
 @in_browser
 async def test_a_person_tries_models(bob_tries: Tried, demo: DemoPoe, tmp_path: Path) -> None:
-    said = [("text", {"text": f"word{number} "}) for number in range(8)]
-    demo.script("Demo-Echo", *said, ("done", {}), delay=0.1)
-
-    echo = await bob_tries.ask("demo-echo", "Good morning")
+    echo = await bob_tries.ask("many-words", "Good morning")
     await expect(echo.locator(".answer")).to_have_text(re.compile("^word0"))
     assert "word7" not in await echo.locator(".answer").inner_text()  # it streams
     await expect(echo.locator(".answer")).to_have_text(re.compile("word7"))
@@ -494,8 +497,7 @@ async def test_a_person_tries_models(bob_tries: Tried, demo: DemoPoe, tmp_path: 
 @in_browser
 async def test_a_person_is_told_what_became_of_an_answer(bob_tries: Tried, demo: DemoPoe, cast: Cast) -> None:
     page = bob_tries.page
-    demo.script("Demo-Echo", *[("text", {"text": each}) for each in ("first ", "second")], delay=20)
-    stopped = await bob_tries.ask("demo-echo", "Good morning")
+    stopped = await bob_tries.ask("slow-words", "Good morning")
     await expect(stopped.locator(".answer")).to_have_text("first")
     await page.get_by_role("button", name="Stop").click()
     await expect(stopped).to_contain_text("You stopped it here.")

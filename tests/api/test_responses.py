@@ -255,6 +255,7 @@ async def test_what_a_conversation_is_built_on_lives_as_long_as_it(
 async def test_it_goes_with_its_token(api: Api, cast: Cast, demo: DemoPoe) -> None:
     await post(api, cast.bob.plain)
     await in_database(cast.bob.token.delete)
+    await in_database(forget_expired)
 
     assert await in_database(StoredResponse.objects.count) == 0
 
