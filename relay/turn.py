@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 NOW = {
     "sqlite": "SELECT CAST(strftime('%%s', 'now') AS bigint)",
-    "postgresql": "SELECT CAST(extract(epoch FROM clock_timestamp()) AS bigint)",
+    "postgresql": "SELECT CAST(floor(extract(epoch FROM clock_timestamp())) AS bigint)",
 }
 
 
