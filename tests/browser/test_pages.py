@@ -22,7 +22,7 @@ LOOKS = (DESKTOP, PHONE)
 # Not pages: they answer with something else, or lead away.
 NO_PAGES = re.compile(
     r"/sign-out/|/favicon\.ico|/i18n/.*|/admin/(logout|jsi18n|autocomplete|search|r)/.*|/admin/\(.*|/admin/nothing/.*"
-    r"|/admin/login/|/team/invitations/"
+    r"|/admin/login/"
 )
 # The same page with another row: unfold's own, and looked at once.
 STOCK = re.compile(r"/admin/(?!accounts/user/).*/(history|delete)/|/admin/\w+/\w+/\d+/")
