@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -58,7 +55,7 @@ class Background:
 
     def __init__(self, config: Config, adopt: Callable[[], Awaitable[None]] | None = None) -> None:
         """`adopt` begins again what a process left unfinished that is gone."""
-        self.holder = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.holder = leases.new_holder()
         self._aside = Aside("background")
         self._accounts = PoeAccounts(config.poe.connect_seconds)
         self._balances = Balances(self._accounts, self._aside, config.pool.poll_seconds)

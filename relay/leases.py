@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import socket
+
 from django.db import connection
 
 from relay.models import Lease
 from relay.turn import NOW, transaction_in_turn
 
 SECOND = 1_000_000
+
+
+def new_holder() -> str:
+    """What this process, or a part of it, calls itself."""
+    return f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def take(name: str, holder: str, seconds: int) -> float:

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Model, QuerySet, Sum
 
 from accounts.models import AccessToken
 from proxy_site.config import Files
@@ -23,6 +24,8 @@ from relay.events import FilePart
 from relay.models import FilePiece, StoredFile
 from relay.models.stored import without_token
 from relay.turn import transaction_in_turn
+
+T = TypeVar("T", bound=Model)
 
 MB = 1_000_000
 PIECE_BYTES = MB
@@ -42,6 +45,7 @@ UNKNOWN_TYPE = "application/octet-stream"
 class Kept:
     """What is known of a file, without its bytes."""
 
+    token_id: int
     id: str
     name: str
     content_type: str
@@ -97,11 +101,10 @@ class StoredFiles:
         """A page after the file of this id; one more than `limit` if there are more."""
         return await self._aside.ask(_page, token_id, limit, after, is_ascending, purpose)
 
-    async def pieces(self, token_id: int, id: str, purposes: Sequence[str] = ()) -> AsyncIterator[bytes]:
+    async def pieces(self, kept: Kept) -> AsyncIterator[bytes]:
         """Its bytes. One that is removed meanwhile ends with NotFound."""
-        row = await self._aside.ask(_row, token_id, id, purposes)
-        for number in range(-(-row.size // PIECE_BYTES)):
-            yield await self._aside.ask(_read_piece, row, number)
+        for number in range(-(-kept.size // PIECE_BYTES)):
+            yield await self._aside.ask(_read_piece, kept, number)
 
     async def remove(self, token_id: int, id: str, purposes: Sequence[str] = ()) -> None:
         """Or NotFound."""
@@ -115,7 +118,7 @@ class StoredFiles:
     async def lent(self, token_id: int, ids: list[str]) -> AsyncIterator[dict[str, FilePart]]:
         """These files with their bytes, by their ids; or BadRequest."""
         try:
-            found = [await self.find(token_id, id, ()) for id in ids]
+            found = [await self.find(token_id, id) for id in ids]
         except NotFound as exc:
             raise _unusable(exc) from None
         size = sum(each.size for each in found)
@@ -128,15 +131,15 @@ class StoredFiles:
         self.held += size
         try:
             try:
-                loaded = {each.id: await self._loaded(token_id, each) for each in found}
+                loaded = {each.id: await self._loaded(each) for each in found}
             except NotFound as exc:
                 raise _unusable(exc) from None
             yield loaded
         finally:
             self.held -= size
 
-    async def _loaded(self, token_id: int, kept: Kept) -> FilePart:
-        data = b"".join([piece async for piece in self.pieces(token_id, kept.id)])
+    async def _loaded(self, kept: Kept) -> FilePart:
+        data = b"".join([piece async for piece in self.pieces(kept)])
         return FilePart(kept.name, kept.content_type, data=data)
 
     async def close(self) -> None:
@@ -184,7 +187,16 @@ def _told(row: StoredFile) -> Kept:
         name = vault.unseal(row.name, purpose=_purpose(row.token_id, row.id))
     except vault.VaultError:
         raise _not_found(row.id) from None
-    return Kept(row.id, name, row.content_type, row.purpose, row.size, row.created_at, row.expires_at)
+    return Kept(
+        row.token_id,
+        row.id,
+        name,
+        row.content_type,
+        row.purpose,
+        row.size,
+        row.created_at,
+        row.expires_at,
+    )
 
 
 def _unusable(exc: NotFound) -> BadRequest:
@@ -211,14 +223,19 @@ def _row(token_id: int, id: str, purposes: Sequence[str]) -> StoredFile:
 
 def _page(token_id: int, limit: int, after: str, is_ascending: bool, purpose: str) -> list[Kept]:
     rows = _whole(token_id, (purpose,) if purpose else ()).exclude(purpose__in=HIDDEN)
+    return list(_openable(page_after(rows, "file", after, limit, is_ascending=is_ascending)))
+
+
+def page_after(rows: QuerySet[T], kind: str, after: str, limit: int, *, is_ascending: bool) -> list[T]:
+    """Of a token's rows those that follow the one of this id; one more than `limit` if there are more. Or BadRequest."""
     ordered = rows.order_by("created_at", "id") if is_ascending else rows.order_by("-created_at", "-id")
     ids = list(ordered.values_list("pk", flat=True))  # a token has few
     if after:
         if after not in ids:
-            raise BadRequest(f"No file {after[:100]!r} in this list.", param="after")
+            raise BadRequest(f"No {kind} {after[:100]!r} in this list.", param="after")
         ids = ids[ids.index(after) + 1 :]
-    found = StoredFile.objects.in_bulk(ids[: limit + 1])
-    return list(_openable([found[id] for id in ids[: limit + 1] if id in found]))
+    found = rows.in_bulk(ids[: limit + 1])
+    return [found[id] for id in ids[: limit + 1] if id in found]
 
 
 def _openable(rows: list[StoredFile]) -> Iterator[Kept]:
@@ -241,14 +258,14 @@ def _finish(row: StoredFile, time: timedelta) -> None:
         row.save(update_fields=["is_whole", "expires_at"])
 
 
-def _read_piece(row: StoredFile, number: int) -> bytes:
-    piece = FilePiece.objects.filter(file=row, number=number).first()
+def _read_piece(kept: Kept, number: int) -> bytes:
+    piece = FilePiece.objects.filter(file_id=kept.id, number=number).first()
     if piece is None:
-        raise _not_found(row.id)
+        raise _not_found(kept.id)
     try:
-        return vault.unseal_bytes(bytes(piece.content), purpose=_purpose(row.token_id, row.id, number))
+        return vault.unseal_bytes(bytes(piece.content), purpose=_purpose(kept.token_id, kept.id, number))
     except vault.VaultError:
-        raise _not_found(row.id) from None
+        raise _not_found(kept.id) from None
 
 
 # Removing.

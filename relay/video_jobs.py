@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +25,7 @@ from relay.directory import Caller
 from relay.errors import BadRequest, NotFound, RateLimited, RelayError, Unavailable, UserError
 from relay.events import ChatRequest, Event, FilePart
 from relay.models import Lease, VideoJob
-from relay.stored_files import VIDEO_INPUT, VIDEO_OUTPUT, StoredFiles, lock_token
+from relay.stored_files import VIDEO_INPUT, VIDEO_OUTPUT, Kept, StoredFiles, lock_token, page_after
 from relay.turn import transaction_in_turn
 from relay.visit import Asking, Visit
 from relay.wire import openai_videos
@@ -98,7 +96,7 @@ class VideoJobs:
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._time = timedelta(hours=relay.config.files.keep_hours)
-        self._holder = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._holder = leases.new_holder()
         self._aside = Aside("videos")
         self.making: dict[str, asyncio.Task[RelayError | None]] = {}
         # Those whose clients were told of them.
@@ -142,17 +140,14 @@ class VideoJobs:
         """A page after the job of this id; one more than `limit` if there are more."""
         return await self._aside.ask(_page, token_id, limit, after, is_ascending)
 
-    async def content(self, token_id: int, id: str) -> tuple[FilePart, int, AsyncIterator[bytes]]:
-        """The video: what it is called, its size and its bytes; or BadRequest if it is not there yet."""
+    async def output(self, token_id: int, id: str) -> Kept:
+        """The video's file; or BadRequest if it is not there, yet or at all."""
         job = await self.find(token_id, id)
         if job.state == State.FAILED:
             raise BadRequest(f"There is no video: {job.error_message}", code=job.error_code)
         if job.output_id is None:
             raise BadRequest(f"The video is {job.state.replace('_', ' ')}.", code="video_not_ready")
-        files = self._relay.files
-        kept = await files.find(token_id, job.output_id, (VIDEO_OUTPUT,))
-        pieces = files.pieces(token_id, job.output_id, (VIDEO_OUTPUT,))
-        return FilePart(kept.name, kept.content_type), kept.size, pieces
+        return await self._relay.files.find(token_id, job.output_id, (VIDEO_OUTPUT,))
 
     async def remove(self, token_id: int, id: str) -> None:
         """Or NotFound. One that is being made is stopped."""
@@ -199,20 +194,24 @@ class VideoJobs:
     async def _make(self, job: Job, who: Asking) -> RelayError | None:
         """The job to its end; with what error it failed. Cancelled, it is left to another process."""
         try:
-            try:
-                await self._made(job, who)
-                await self._forget_input(job.token_id, job.asked)
-                return None
-            except RelayError as exc:
-                error = exc
-            except Exception as exc:
-                log.exception("video %s failed", job.id, exc_info=exc)
-                error = RelayError("The relay failed on this video.")
-            await self._written(_fail, job.id, error.code, error.message)
+            error = await self._failure(job, who)
+            if error is not None:
+                await self._written(_fail, job.id, error.code, error.message)
             await self._forget_input(job.token_id, job.asked)
             return error
         finally:
             await self._give_back(job.id)
+
+    async def _failure(self, job: Job, who: Asking) -> RelayError | None:
+        """Of making it; None: it is made."""
+        try:
+            await self._made(job, who)
+        except RelayError as exc:
+            return exc
+        except Exception as exc:
+            log.exception("video %s failed", job.id, exc_info=exc)
+            return RelayError("The relay failed on this video.")
+        return None
 
     async def _made(self, job: Job, who: Asking) -> None:
         attempt = await self._written(_begin, job.id)
@@ -369,14 +368,7 @@ def _row(token_id: int, id: str) -> VideoJob:
 
 def _page(token_id: int, limit: int, after: str, is_ascending: bool) -> list[Job]:
     rows = VideoJob.objects.filter(token_id=token_id, expires_at__gt=datetime.now(UTC))
-    rows = rows.order_by("created_at", "id") if is_ascending else rows.order_by("-created_at", "-id")
-    ids = list(rows.values_list("pk", flat=True))
-    if after:
-        if after not in ids:
-            raise BadRequest(f"No video {after[:100]!r} in this list.", param="after")
-        ids = ids[ids.index(after) + 1 :]
-    found = VideoJob.objects.in_bulk(ids[: limit + 1])
-    return [_told(found[id]) for id in ids[: limit + 1] if id in found]
+    return [_told(row) for row in page_after(rows, "video", after, limit, is_ascending=is_ascending)]
 
 
 def _left_by_others(own: frozenset[str]) -> list[Job]:

@@ -18,6 +18,7 @@ from relay.errors import RateLimited, RelayError
 from relay.events import Event, Usage
 from relay.limits import RateLimits
 from relay.pipeline import Answer
+from relay.stored_files import Kept
 from relay.wire import sse
 
 log = logging.getLogger(__name__)
@@ -108,9 +109,7 @@ def told_of(response: ResponseT, answer: Answer, dialect: Dialect = OPENAI) -> R
     return response
 
 
-async def file_response(
-    pieces: AsyncIterator[bytes], *, name: str, content_type: str, size: int
-) -> StreamingHttpResponse:
+async def file_response(kept: Kept, pieces: AsyncIterator[bytes]) -> StreamingHttpResponse:
     """A file to be saved. Its first piece is there, or the RelayError why it is not, before anything is answered."""
     first = await anext(pieces, b"")
 
@@ -119,10 +118,10 @@ async def file_response(
         async for piece in pieces:
             yield piece
 
-    response = StreamingHttpResponse(all_of_it(), content_type=content_type)
-    response["Content-Length"] = str(size)
+    response = StreamingHttpResponse(all_of_it(), content_type=kept.content_type)
+    response["Content-Length"] = str(kept.size)
     # Whoever made it chose name and type: it must not run as a page of this site.
-    response["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
+    response["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(kept.name)}"
     response["X-Content-Type-Options"] = "nosniff"
     return response
 

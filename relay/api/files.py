@@ -13,6 +13,7 @@ from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.errors import BadRequest
 from relay.wire import openai_files
+from relay.wire.listing import check_limit
 
 router = Router()
 MOST_LISTED = 10_000
@@ -69,12 +70,11 @@ async def listed(
     purpose: str = "",
 ) -> HttpResponse:
     caller = await request.relay.caller(asking(request, openai_files.NAME))
-    if not 1 <= limit <= MOST_LISTED:
-        raise BadRequest(f"`limit` must be from 1 to {MOST_LISTED}.", param="limit")
+    check_limit(limit, MOST_LISTED)
     found = await request.relay.files.listed(
         caller.token_id, limit=limit, after=after, is_ascending=order == "asc", purpose=purpose
     )
-    return json_response(openai_files.page([*found], limit))
+    return json_response(openai_files.page(found, limit))
 
 
 @router.get("/files/{file_id}", url_name="file", openapi_extra=described("Look up a file", answer=FILE))
@@ -101,5 +101,4 @@ async def delete(request: ApiRequest, file_id: str) -> HttpResponse:
 async def content(request: ApiRequest, file_id: str) -> StreamingHttpResponse:
     caller = await request.relay.caller(asking(request, openai_files.NAME))
     kept = await request.relay.files.find(caller.token_id, file_id)
-    pieces = request.relay.files.pieces(caller.token_id, file_id)
-    return await file_response(pieces, name=kept.name, content_type=kept.content_type, size=kept.size)
+    return await file_response(kept, request.relay.files.pieces(kept))

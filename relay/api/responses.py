@@ -15,6 +15,7 @@ from relay.directory import Caller
 from relay.errors import BadRequest, NotFound
 from relay.stored_responses import Kept
 from relay.wire import openai_responses
+from relay.wire.listing import check_limit, listing
 from relay.wire.openai_responses import Asked
 from relay.wire.responses_answer import Encoder, collect
 from relay.wire.responses_items import as_kept, item_id, response_of
@@ -140,24 +141,14 @@ async def input_items(
     after: str = "",
 ) -> HttpResponse:
     items = (await _kept(request, response_id)).input
-    if not 1 <= limit <= 100:
-        raise BadRequest("`limit` must be from 1 to 100.", param="limit")
+    check_limit(limit, 100)
     items = items if order == "asc" else items[::-1]
     ids = [item["id"] for item in items]
     if after:
         if after not in ids:
             raise BadRequest(f"No item {after[:100]!r} in this response.", param="after")
         items = items[ids.index(after) + 1 :]
-    page = items[:limit]
-    return json_response(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": len(page) < len(items),
-        }
-    )
+    return json_response(listing(items[:limit], has_more=len(items) > limit))
 
 
 @router.post(

@@ -13,6 +13,7 @@ from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.errors import BadRequest
 from relay.wire import openai_videos
+from relay.wire.listing import check_limit
 
 router = Router()
 VIDEO = {
@@ -71,12 +72,11 @@ async def listed(
     request: ApiRequest, limit: int = 20, order: Literal["asc", "desc"] = "desc", after: str = ""
 ) -> HttpResponse:
     caller = await request.relay.caller(asking(request, openai_videos.NAME))
-    if not 1 <= limit <= 100:
-        raise BadRequest("`limit` must be from 1 to 100.", param="limit")
+    check_limit(limit, 100)
     found = await request.relay.videos.listed(
         caller.token_id, limit=limit, after=after, is_ascending=order == "asc"
     )
-    return json_response(openai_videos.page([*found], limit))
+    return json_response(openai_videos.page(found, limit))
 
 
 @router.get(
@@ -111,8 +111,8 @@ async def content(
     caller = await request.relay.caller(asking(request, openai_videos.NAME))
     if variant != "video":
         raise BadRequest(f"No Poe bot makes a {variant}.", code="unsupported_by_poe", param="variant")
-    file, size, pieces = await request.relay.videos.content(caller.token_id, video_id)
-    return await file_response(pieces, name=file.name, content_type=file.content_type, size=size)
+    kept = await request.relay.videos.output(caller.token_id, video_id)
+    return await file_response(kept, request.relay.files.pieces(kept))
 
 
 @router.post("/videos/{video_id}/remix", url_name="video-remix", openapi_extra=REFUSED)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from relay.errors import BadRequest
 from relay.events import FilePart
+from relay.wire.listing import listing
 
 NAME = "openai-files"
 PURPOSES = ("assistants", "vision", "user_data", "evals")
@@ -83,16 +84,9 @@ def described(file: File) -> dict[str, Any]:
     }
 
 
-def page(files: list[File], limit: int) -> dict[str, Any]:
+def page(files: Sequence[File], limit: int) -> dict[str, Any]:
     """`files` has one more than `limit` if there are more."""
-    shown = files[:limit]
-    return {
-        "object": "list",
-        "data": [described(each) for each in shown],
-        "first_id": shown[0].id if shown else "",
-        "last_id": shown[-1].id if shown else "",
-        "has_more": len(files) > limit,
-    }
+    return listing([described(each) for each in files[:limit]], has_more=len(files) > limit, nothing="")
 
 
 def deleted(id: str) -> dict[str, Any]:

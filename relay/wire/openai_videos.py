@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from relay.errors import BadRequest
 from relay.events import Attachment, ChatRequest, Event, FilePart, Message, Text, TextPart
 from relay.wire.body import convert, decode, model_name
 from relay.wire.files import from_url, kept
+from relay.wire.listing import listing
 
 NAME = "openai-videos"
 LONGEST_PROMPT = 32_000
@@ -173,16 +174,9 @@ def described(job: Job) -> dict[str, Any]:
     }
 
 
-def page(jobs: list[Job], limit: int) -> dict[str, Any]:
+def page(jobs: Sequence[Job], limit: int) -> dict[str, Any]:
     """`jobs` has one more than `limit` if there are more."""
-    shown = jobs[:limit]
-    return {
-        "object": "list",
-        "data": [described(each) for each in shown],
-        "first_id": shown[0].id if shown else None,
-        "last_id": shown[-1].id if shown else None,
-        "has_more": len(jobs) > limit,
-    }
+    return listing([described(each) for each in jobs[:limit]], has_more=len(jobs) > limit)
 
 
 def deleted(id: str) -> dict[str, Any]:
