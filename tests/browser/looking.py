@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.test import Client
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
 from tests.browser.looks import Look
 from tests.cast import Person
 from tests.conftest import ROOT, in_database
+from tests.test_live import cookie_of
 
 # The first page that somebody sees, over the wire.
 MOST_BYTES = 150_000
@@ -73,8 +73,8 @@ class Window:
 
     async def sign_in(self, person: Person) -> None:
         """With a session: a served process does not know the hashes of the tests' passwords."""
-        name = settings.SESSION_COOKIE_NAME
-        await self.context.add_cookies([{"name": name, "value": await _session_of(person), "url": self.url}])
+        name, session = str(settings.SESSION_COOKIE_NAME), await in_database(cookie_of, person)
+        await self.context.add_cookies([{"name": name, "value": session, "url": self.url}])
 
     async def go(self, path: str) -> int:
         """What it is answered with; what only forms ask for, and what is a download, is not shown: 405."""
@@ -107,12 +107,3 @@ class Window:
 
     async def close(self) -> None:
         await self.context.close()
-
-
-async def _session_of(person: Person) -> str:
-    def sign_in() -> str:
-        client = Client(SERVER_NAME="127.0.0.1")
-        client.force_login(person.user)
-        return str(client.cookies[settings.SESSION_COOKIE_NAME].value)
-
-    return await in_database(sign_in)

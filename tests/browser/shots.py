@@ -10,19 +10,17 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import openai
 from playwright.async_api import Browser, FloatRect, async_playwright
 
 from tests.browser.looks import DESKTOP, PHONE, Look
+from tests.clients.stage import ROOT, relay
 
-ROOT = Path(__file__).parents[2]
 INTO = ROOT / "docs" / "screenshots"
 PASSWORD = "for these pictures only"  # noqa: S105
 PAGES = (
@@ -40,6 +38,7 @@ PAGES = (
     "/team/usage/",
     "/team/requests/",
     "/team/members/2/",
+    "/team/invitations/",
     "/admin/",
     "/admin/accounts/team/",
     "/admin/accounts/user/",
@@ -70,12 +69,6 @@ for name, role in (("alice", "manager"), ("bob", "member"), ("小明", "member")
     print("token", AccessToken.objects.issue(user, "Chatbox")[1])
 print("token", AccessToken.objects.issue(root, "Codex")[1])
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def traffic(url: str, tokens: list[str]) -> None:
@@ -121,35 +114,21 @@ async def take(browser: Browser, url: str, look: Look, paths: tuple[str, ...]) -
 async def main(paths: tuple[str, ...]) -> None:
     chromium = shutil.which("chromium")
     assert chromium is not None, "apt-get install chromium"
-    port, data = free_port(), tempfile.mkdtemp(prefix="poe-relay-shots-")
-    environment = {**os.environ, "POE_RELAY_DATA_DIR": data, "POE_RELAY_DEMO__PORT": str(free_port())}
-    command = [sys.executable, "manage.py", "run", "--port", str(port)]
-    log = (Path(data) / "log").open("w+")
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while "this process looks after" not in (Path(data) / "log").read_text():
-            assert server.poll() is None, (Path(data) / "log").read_text()
-            time.sleep(0.2)
+    with tempfile.TemporaryDirectory(prefix="poe-relay-shots-") as folder, relay(Path(folder)) as stage:
         made = subprocess.run(
             [sys.executable, "manage.py", "shell", "-c", PEOPLE.format(password=PASSWORD)],
             cwd=ROOT,
-            env=environment,
+            env={**os.environ, "POE_RELAY_DATA_DIR": folder},
             check=True,
             capture_output=True,
             text=True,
         )
-        await traffic(url, re.findall(r"^token (\S+)", made.stdout, re.MULTILINE))
+        await traffic(stage.url, re.findall(r"^token (\S+)", made.stdout, re.MULTILINE))
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             for look in (DESKTOP, PHONE):
-                await take(browser, url, look, paths)
+                await take(browser, stage.url, look, paths)
             await browser.close()
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
-        shutil.rmtree(data, ignore_errors=True)
 
 
 if __name__ == "__main__":
