@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from accounts.models import AccessToken, TokenActivity, User
 from relay.models import UsageRecord
-from relay.portal.usage import Budget, budgets
+from relay.portal.usage import Budget, budgets, team_budgets
 
 # Of the newest.
 TOKENS, REQUESTS = 5, 5
@@ -41,6 +41,6 @@ def of(user: User) -> Overview:
         may_issue=user.may_issue_tokens,
         was_used=TokenActivity.objects.filter(token__owner=user).exists(),
         budgets=budgets(f"user:{user.pk}", user, user.team),
-        team_budgets=[each for each in budgets(f"team:{user.team_id}", user.team, user.team) if each.limit],
+        team_budgets=team_budgets(user.team),
         requests=list(UsageRecord.objects.filter(user_id=user.pk).order_by("-started_at", "-id")[:REQUESTS]),
     )

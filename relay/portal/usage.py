@@ -62,9 +62,7 @@ def own(request: HttpRequest) -> HttpResponse:
     days = reports.by_day(scope, timezone.get_current_timezone_name())
     context = {
         "budgets": budgets(f"user:{user.pk}", user, user.team),
-        "team_budgets": [
-            each for each in budgets(f"team:{user.team_id}", user.team, user.team) if each.limit
-        ],
+        "team_budgets": team_budgets(user.team),
         "rates": rates(user, user.team),
         "bars": bars(days),
         "days": days,
@@ -108,6 +106,11 @@ def budgets(meter_id: str, whose: Limits, team: Team) -> list[Budget]:
         resets_at = datetime.fromtimestamp(end(now, team.time_zone) if is_over else ends, UTC)
         found.append(Budget(name, 0 if is_over else used, limit, resets_at))
     return found
+
+
+def team_budgets(team: Team) -> list[Budget]:
+    """Those that the team has."""
+    return [each for each in budgets(f"team:{team.pk}", team, team) if each.limit]
 
 
 def rates(*holders: Limits) -> list[tuple[Any, int]]:
