@@ -110,23 +110,54 @@ def _ask(
     hidden: list[tuple[str, str]],
     back: str,
 ) -> HttpResponse:
-    number = chosen.count()
+    return ask(
+        page,
+        request,
+        form,
+        title=act.title,
+        explained=act.explained,
+        back=back,
+        chosen=list(chosen.select_related("owner__team")[:SHOWN]),
+        more=max(0, chosen.count() - SHOWN),
+        hidden=hidden,
+    )
+
+
+def ask(
+    page: Any,
+    request: HttpRequest,
+    form: forms.BaseForm,
+    *,
+    title: Any,
+    explained: Any,
+    back: str,
+    **more: Any,
+) -> HttpResponse:
+    """The page on which such a form is filled in."""
     context = {
         **page.admin_site.each_context(request),
-        "title": act.title,
-        "explained": act.explained,
+        "title": title,
+        "explained": explained,
         "opts": page.model._meta,
-        "chosen": list(chosen.select_related("owner__team")[:SHOWN]),
-        "more": max(0, number - SHOWN),
-        "form": form,
-        "fields": list(form),
-        "hidden": hidden,
+        **laid_out(form),
+        **more,
         "back_url": back,
     }
     return render(request, "admin/accounts/accesstoken/act.html", context)
 
 
-def _do(page: Any, request: HttpRequest, chosen: AccessTokenQuerySet, act: Act, form: forms.Form) -> None:
+def laid_out(form: forms.BaseForm) -> dict[str, Any]:
+    """For a template: some fields may be folded away, unless something is wrong with one of them."""
+    folded = getattr(form, "folded", ())
+    return {
+        "form": form,
+        "fields": [field for field in form if field.name not in folded],
+        "folded": [form[name] for name in folded],
+        "unfolded": any(form[name].errors for name in folded),
+    }
+
+
+def _do(page: Any, request: HttpRequest, chosen: AccessTokenQuerySet, act: Act, form: forms.BaseForm) -> None:
     # Once changed, they may not be found any more by what made them chosen.
     keys = list(chosen.values_list("pk", flat=True))
     number, by = 0, cast(int, request.user.pk)

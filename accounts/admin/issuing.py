@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,13 +16,13 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from accounts.admin.acting import found
+from accounts.admin.acting import ask, found
 from accounts.admin.forms import CloneForm, IssueForm
 from accounts.models import FIRST_NAME, AccessToken, User
 from accounts.views import address
 
 
-@sensitive_variables("plain")
+@sensitive_variables("made")
 def issue(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
     """For a person: a form that may be sent as it is."""
     if not (page.has_change_permission(request) and request.user.has_perm("accounts.add_accesstoken")):
@@ -35,17 +36,13 @@ def issue(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
     form = IssueForm(
         request.POST if request.method == "POST" else None, initial={"name": _free_name(owner, FIRST_NAME)}
     )
-    if form.is_bound and form.is_valid():
-        try:
-            token, plain = AccessToken.objects.issue_once(
-                owner, form.cleaned_data["name"], **form.conditions.for_a_token()
-            )
-        except ValidationError as exc:
-            form.add_error(None, exc)
-        else:
-            page.log_addition(request, token, [{"added": {}}])
-            return show_once(page, request, token, plain)
-    return _ask(
+    made = _made(
+        form,
+        lambda given: AccessToken.objects.issue_once(owner, given["name"], **form.conditions.for_a_token()),
+    )
+    if made is not None:
+        return _show_new(page, request, *made)
+    return ask(
         page,
         request,
         form,
@@ -55,7 +52,7 @@ def issue(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
     )
 
 
-@sensitive_variables("plain")
+@sensitive_variables("made")
 def clone(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
     """Another token with the same rights, under another name."""
     old = found(page, request, object_id)
@@ -65,15 +62,10 @@ def clone(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
         request.POST if request.method == "POST" else None,
         initial={"name": _free_name(old.owner, old.name), "owner": old.owner_id},
     )
-    if form.is_bound and form.is_valid():
-        try:
-            token, plain = old.clone(form.cleaned_data["name"], form.cleaned_data["owner"])
-        except ValidationError as exc:
-            form.add_error(None, exc)
-        else:
-            page.log_addition(request, token, [{"added": {}}])
-            return show_once(page, request, token, plain)
-    return _ask(
+    made = _made(form, lambda given: old.clone(given["name"], given["owner"]))
+    if made is not None:
+        return _show_new(page, request, *made)
+    return ask(
         page,
         request,
         form,
@@ -104,6 +96,27 @@ def rotate(page: Any, request: HttpRequest, object_id: str) -> HttpResponse:
     successor, plain = token.rotate(timedelta(hours=hours))
     page.log_change(request, token, [{"changed": {"fields": ["Expires"]}}])
     return show_once(page, request, successor, plain)
+
+
+@sensitive_variables("made")
+def _made(
+    form: IssueForm | CloneForm, make: Callable[[dict[str, Any]], tuple[AccessToken, str]]
+) -> tuple[AccessToken, str] | None:
+    """None: it was not sent, or says what is wrong."""
+    if not (form.is_bound and form.is_valid()):
+        return None
+    try:
+        made = make(form.cleaned_data)
+    except ValidationError as exc:
+        form.add_error(None, exc)
+        return None
+    return made
+
+
+@sensitive_variables("plain")
+def _show_new(page: Any, request: HttpRequest, token: AccessToken, plain: str) -> HttpResponse:
+    page.log_addition(request, token, [{"added": {}}])
+    return show_once(page, request, token, plain)
 
 
 @sensitive_variables("plain")
@@ -137,21 +150,3 @@ def _free_name(owner: User, name: str) -> str:
         free = f"{name[:90]} {number}"
         number += 1
     return free
-
-
-def _ask(
-    page: Any, request: HttpRequest, form: Any, *, title: str, explained: str, back: str
-) -> HttpResponse:
-    folded = getattr(form, "folded", [])
-    context = {
-        **page.admin_site.each_context(request),
-        "title": title,
-        "explained": explained,
-        "opts": page.model._meta,
-        "form": form,
-        "fields": [field for field in form if field.name not in folded],
-        "folded": [form[name] for name in folded],
-        "unfolded": any(form[name].errors for name in folded),
-        "back_url": back,
-    }
-    return render(request, "admin/accounts/accesstoken/act.html", context)

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
 from accounts import bulk
+from accounts.admin.acting import laid_out
 from accounts.admin.forms import BulkForm
 from accounts.admin.issuing import unseen_by_others
 from accounts.views import address
@@ -63,17 +64,13 @@ def _make(page: Any, request: HttpRequest, form: BulkForm, planned: bulk.Plan) -
 
 
 def _show(page: Any, request: HttpRequest, form: BulkForm, planned: bulk.Plan | None = None) -> HttpResponse:
-    folded = form.folded
     context = {
         **page.admin_site.each_context(request),
         "title": _("Issue to many"),
         "opts": page.model._meta,
-        "form": form,
+        **laid_out(form),
         "plan": planned,
         "text": form.cleaned_data.get("text", "") if planned else "",
-        "fields": [field for field in form if field.name not in folded],
-        "folded": [form[name] for name in folded],
-        "unfolded": any(form[name].errors for name in folded),
         "columns": ", ".join(bulk.COLUMNS),
         "back_url": reverse("admin:accounts_accesstoken_changelist"),
     }
