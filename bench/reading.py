@@ -291,9 +291,8 @@ def _pages() -> Iterator[Figure]:
 def administrator() -> User:
     from accounts.models import User
 
-    root = User(pk=USERS + 1, username="root", team_id=1, is_staff=True, is_superuser=True)
-    root.save(force_insert=True)
-    return root
+    rights = {"team_id": 1, "is_staff": True, "is_superuser": True}
+    return User.objects.get_or_create(pk=USERS + 1, username="root", defaults=rights)[0]
 
 
 def _lists() -> Iterator[Figure]:
@@ -370,23 +369,25 @@ def prepare(rows: int) -> None:
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
     call_command("migrate", interactive=False, verbosity=0)
-    began = time.perf_counter()
-    fill(rows)
-    if connection.vendor == "postgresql":
-        # As autovacuum does where records come one after the other.
-        with connection.cursor() as cursor:
-            cursor.execute("VACUUM ANALYZE")
-    from relay.models import UsageHour
+    from relay.models import UsageHour, UsageRecord
 
+    began = time.perf_counter()
+    if not UsageRecord.objects.exists():
+        fill(rows)
+        if connection.vendor == "postgresql":
+            # As autovacuum does where records come one after the other.
+            with connection.cursor() as cursor:
+                cursor.execute("VACUUM ANALYZE")
     print(
-        f"\n{connection.vendor}: {rows:,} records and {UsageHour.objects.count():,} rollups of {DAYS} days, "
-        f"filled in {time.perf_counter() - began:.0f} s\n\n| | median ms | slowest ms |\n|---|---:|---:|",
+        f"\n{connection.vendor}: {UsageRecord.objects.count():,} records and {UsageHour.objects.count():,} rollups "
+        f"of {DAYS} days, filled in {time.perf_counter() - began:.0f} s\n",
         flush=True,
     )
 
 
 def told(figures: Iterator[Figure]) -> int:
     """1 if one was missed."""
+    print("| | median ms | slowest ms |\n|---|---:|---:|", flush=True)
     missed = 0
     for figure in figures:
         missed += figure.is_missed
@@ -416,29 +417,42 @@ def on_each_database(
     parser.add_argument("--rows", type=int, default=2_000_000, metavar="N")
     parser.add_argument("--sqlite", action="store_true", help="only on SQLite")
     parser.add_argument("--postgres", action="store_true", help="only on PostgreSQL")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIRECTORY", help="fill the databases there, or take those that are there"
+    )
+    parser.add_argument("--fill", action="store_true", help="and measure nothing yet: filling disturbs")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(given)
+    if arguments.fill and arguments.keep is None:
+        parser.error("--fill is for --keep")
+    if arguments.in_process and arguments.fill:
+        prepare(arguments.rows)
+        return 0
     if arguments.in_process:
         return in_process(arguments.rows)
     everything = arguments.sqlite == arguments.postgres
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="poe-relay-reading-")))
-        urls: list[str | None] = [None] if arguments.sqlite or everything else []
+        directory = arguments.keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="poe-relay-reading-"))
+        )
+        urls: dict[str, str | None] = {"sqlite": None} if arguments.sqlite or everything else {}
         if arguments.postgres or everything:
             from tests import postgres
 
+            (directory / "postgresql").mkdir(parents=True, exist_ok=True)
             with servers.uninterrupted():
-                urls.append(stack.enter_context(postgres.server()))
+                urls["postgresql"] = stack.enter_context(postgres.server_in(directory / "postgresql"))
         print(f"load average {os.getloadavg()[0]:.2f} before", flush=True)
-        return max(
-            _measured(module, directory / str(number), url, arguments.rows) for number, url in enumerate(urls)
-        )
+        options = ["--rows", str(arguments.rows), *(["--fill", "--keep", "."] if arguments.fill else [])]
+        return max(_measured(module, directory / name, url, options) for name, url in urls.items())
 
 
-def _measured(module: str, data: Path, url: str | None, rows: int) -> int:
-    command = [sys.executable, "-m", module, "--in-process", "--rows", str(rows)]
+def _measured(module: str, data: Path, url: str | None, options: list[str]) -> int:
     return subprocess.run(
-        command, cwd=servers.ROOT, env=servers.relay_environment(data, url), check=False
+        [sys.executable, "-m", module, "--in-process", *options],
+        cwd=servers.ROOT,
+        env=servers.relay_environment(data, url),
+        check=False,
     ).returncode
 
 
