@@ -157,6 +157,8 @@ def fill(rows: int, days: int = DAYS) -> None:
     """Records that end now, and what belongs to them, in a migrated database without records."""
     from django.db import connection
 
+    from relay.ledger import days as adding
+
     _people()
     dialect = SQLITE if connection.vendor == "sqlite" else POSTGRES
     now = time.time()
@@ -168,6 +170,10 @@ def fill(rows: int, days: int = DAYS) -> None:
         for statement in (_rollups(dialect), *_meters()):
             cursor.execute(statement)
         cursor.execute(_refusals(dialect))
+        # Noted of each hour; but nothing was added up before.
+        cursor.execute("DELETE FROM relay_latehour")
+    while adding.add_up():
+        pass
 
 
 def _people() -> None:
@@ -316,10 +322,9 @@ def reports_of(scope: Scope) -> dict[str, Callable[[], object]]:
         "by model": lambda: reports.by_model(scope),
         "by user": lambda: reports.by_user(scope),
         "by token": lambda: reports.by_token(scope),
-        "by key": lambda: reports.by_key(scope),
-        "by bot": lambda: reports.by_bot(scope),
-        "first bytes": lambda: reports.first_bytes(scope),
-        "refusals": lambda: reports.refusals(scope),
+        "by team": lambda: reports.by_team(scope),
+        "by hour": lambda: reports.slots(scope, "hour", "Asia/Shanghai"),
+        "refused": lambda: reports.refused(scope),
     }
 
 
@@ -418,7 +423,10 @@ def on_each_database(
     parser.add_argument("--sqlite", action="store_true", help="only on SQLite")
     parser.add_argument("--postgres", action="store_true", help="only on PostgreSQL")
     parser.add_argument(
-        "--keep", type=Path, metavar="DIRECTORY", help="fill the databases there, or take those that are there"
+        "--keep",
+        type=Path,
+        metavar="DIRECTORY",
+        help="fill the databases there, or take those that are there",
     )
     parser.add_argument("--fill", action="store_true", help="and measure nothing yet: filling disturbs")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)

@@ -1,4 +1,5 @@
-"""What one serving process does beside its requests, one at a time of all of them: balances, charges, alerts, clearing up.
+"""What one serving process does beside its requests, one at a time of all of them: balances, charges, alerts, adding up days,
+clearing up.
 
 Whoever holds the lease in the database does it. Another process takes over when the holder is gone.
 """
@@ -21,6 +22,7 @@ from relay import leases, stored_files, stored_responses, video_jobs
 from relay.alerts import Alerts
 from relay.aside import Aside
 from relay.balances import ROWS_AT_ONCE, Balances
+from relay.ledger.days import add_up
 from relay.models import BalanceReading, Cancellation, PoeCharge, PoolEvent, Upload
 from relay.turn import transaction_in_turn
 from relay.upstreams.poe_account import PoeAccounts
@@ -37,6 +39,9 @@ LOOK_SECONDS = 15.0
 TICK_SECONDS = 2.0
 ACCOUNTS_AT_ONCE = 2
 ADOPT_SECONDS = 10.0
+ADD_SECONDS = 60.0
+# After each day: a fresh installation of years of records leaves time for requests.
+ADD_PAUSE_SECONDS = 0.2
 CLEAR_SECONDS = 3600.0
 # Not in the first moments of a process, in which there is enough to do.
 FIRST_CLEAR_SECONDS = 300.0
@@ -64,7 +69,7 @@ class Background:
         self._wake = asyncio.Event()
         self._jobs: dict[str, asyncio.Task[None]] = {}
         # When the lease runs out and when it is renewed, by time.monotonic().
-        self._held_until = self._renew_at = self._clear_at = self._adopt_at = 0.0
+        self._held_until = self._renew_at = self._clear_at = self._adopt_at = self._add_at = 0.0
         self._adopt = adopt
         # Taking it was begun, and may succeed even if nobody waits for it any more.
         self._may_hold = False
@@ -124,6 +129,9 @@ class Background:
         if self._adopt is not None and time.monotonic() >= self._adopt_at and "adopting" not in self._jobs:
             self._adopt_at = time.monotonic() + ADOPT_SECONDS
             self._begin("adopting", self._adopt)
+        if time.monotonic() >= self._add_at and "adding up" not in self._jobs:
+            self._add_at = time.monotonic() + ADD_SECONDS
+            self._begin("adding up", self._add_up)
         if time.monotonic() >= self._clear_at and "clearing up" not in self._jobs:
             self._clear_at = time.monotonic() + CLEAR_SECONDS
             self._begin("clearing up", self._clear_up)
@@ -196,6 +204,10 @@ class Background:
             from relay.charges import poll  # needed by nobody but the holder
 
             await poll(account_id, self._accounts)
+
+    async def _add_up(self) -> None:
+        while await self._aside.run(add_up):
+            await asyncio.sleep(ADD_PAUSE_SECONDS)
 
     async def _clear_up(self) -> None:
         """Half a thousand rows at a time, so that neither the ledger nor this thread waits long."""

@@ -1,19 +1,23 @@
-"""What was used, when and by whom: the queries behind every chart and summary. They read rollups, never usage records."""
+"""What was used, when and by whom: the queries behind every chart and summary.
+
+They read rollups, never usage records: the hours, and what ledger/days.py has added up of them. A person's own are few.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db.models import Model, QuerySet, Sum
+from django.db.models import Case, Model, QuerySet, Sum, Value, When
 
 from accounts.models import AccessToken, Team, User
-from relay.ledger.rollups import FIRST_BYTE_BOUNDS
-from relay.models import PoeKey, RefusalHour, UsageHour
+from relay.ledger.days import ALL_TEAMS, DAY, added_until, midnight
+from relay.ledger.rollups import FIRST_BYTE_BOUNDS, SHARE_COLUMNS
+from relay.models import ModelDay, RefusalHour, TeamHour, TokenDay, UsageHour
 
 FIRST_BYTE_COLUMNS = (*(f"first_byte_{bound}" for bound in FIRST_BYTE_BOUNDS), "first_byte_more")
 # Charts and tables show the greatest; nobody reads thousands of rows.
@@ -64,17 +68,8 @@ class Use:
     def mean_seconds(self) -> float | None:
         return self.total_ms / self.requests / 1000 if self.requests else None
 
-    def __add__(self, other: Use) -> Use:
-        return Use(*(getattr(self, name) + getattr(other, name) for name in USE_COLUMNS))
-
 
 USE_COLUMNS = tuple(each.name for each in fields(Use))
-# An annotation may not be called as a column is.
-_SUMS: Any = {f"all_{name}": Sum(name, default=0) for name in USE_COLUMNS}
-
-
-def _use(row: dict[str, Any]) -> Use:
-    return Use(*(row[name] for name in _SUMS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +80,7 @@ class Day:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Somebody's or something's part, in short: each further sum is dear, since SQLite sorts all rows with it.
+    """Somebody's or something's part, in short: no more than is kept of a day.
 
     `id` is None for what has only a name; the name of what is gone is empty.
     """
@@ -101,10 +96,6 @@ class Share:
     @property
     def tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
-
-
-SHARE_COLUMNS = ("requests", "failed", "prompt_tokens", "completion_tokens", "points")
-_SHARE_SUMS: Any = {f"all_{name}": Sum(name, default=0) for name in SHARE_COLUMNS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +143,6 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusals:
-    limit: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """A token of which a limit refused requests: its own limit, its owner's or its team's."""
 
@@ -167,7 +152,7 @@ class Refused:
 
 
 def totals(scope: Scope) -> Use:
-    return _use(scope.of(UsageHour.objects.all()).aggregate(**_SUMS))
+    return Use(*_between(scope, [scope.since], USE_COLUMNS)[0])
 
 
 def by_day(scope: Scope, time_zone: str) -> list[Day]:
@@ -175,27 +160,12 @@ def by_day(scope: Scope, time_zone: str) -> list[Day]:
 
     An hour belongs to the day in which it began: where the clocks are half an hour off, so are days.
     """
-    zone = ZoneInfo(time_zone)
-    days: dict[date, Use] = defaultdict(Use)
-    for row in scope.of(UsageHour.objects.all()).order_by().values("hour").annotate(**_SUMS):
-        hour: datetime = row["hour"]
-        days[hour.astimezone(zone).date()] += _use(row)
-    return [Day(day, days[day]) for day in _days(scope, zone)]
+    starts = _starts(scope, "day", time_zone)
+    sums = _between(scope, starts, USE_COLUMNS)
+    return [Day(start.date(), Use(*its)) for start, its in zip(starts, sums, strict=True)]
 
 
-def _days(scope: Scope, zone: ZoneInfo) -> Iterator[date]:
-    day = scope.since.astimezone(zone).date()
-    last = (scope.until - timedelta(microseconds=1)).astimezone(zone).date()
-    while day <= last:
-        yield day
-        day += timedelta(days=1)
-
-
-NO_FIRST_BYTES = FirstBytes((0,) * len(FIRST_BYTE_COLUMNS))
-_SLOT_SUMS: Any = {
-    f"all_{name}": Sum(name, default=0)
-    for name in ("requests", "failed", "lost", "points", *FIRST_BYTE_COLUMNS)
-}
+SLOT_COLUMNS = ("requests", "failed", "lost", "points", *FIRST_BYTE_COLUMNS)
 # The beginning of the hour, day or month that a moment is in, and of the next one.
 STEPS: dict[str, tuple[Callable[[datetime], datetime], Callable[[datetime], datetime]]] = {
     # As rollups have it: where clocks are half an hour off, an hour begins at half past.
@@ -220,72 +190,107 @@ def _in_utc(moment: datetime, change: Callable[[datetime], datetime]) -> datetim
 
 
 def slots(scope: Scope, step: str, time_zone: str) -> list[Slot]:
-    """Every hour, day or month of the scope, by the calendar there, also those without use. One query."""
-    zone = ZoneInfo(time_zone)
-    floor, next_ = STEPS[step]
-    # Names one, also where clocks are set back.
-    found: dict[datetime, Slot] = {}
-    start = floor(scope.since.astimezone(zone))
-    while start < scope.until:
-        found[start.astimezone(UTC)] = Slot(start, 0, 0, 0, NO_FIRST_BYTES)
-        start = next_(start)
-    for row in scope.of(UsageHour.objects.all()).order_by().values("hour").annotate(**_SLOT_SUMS):
-        start = floor(row["hour"].astimezone(zone))
-        requests, failed, lost, points, *counts = (row[name] for name in _SLOT_SUMS)
-        found[start.astimezone(UTC)] += Slot(
-            start, requests, failed + lost, points, FirstBytes(tuple(counts))
+    """Every hour, day or month of the scope, by the calendar there, also those without use."""
+    starts = _starts(scope, step, time_zone)
+    return [
+        Slot(start, requests, failed + lost, points, FirstBytes(tuple(counts)))
+        for start, (requests, failed, lost, points, *counts) in zip(
+            starts, _between(scope, starts, SLOT_COLUMNS), strict=True
         )
-    return list(found.values())
+    ]
+
+
+def _starts(scope: Scope, step: str, time_zone: str) -> list[datetime]:
+    floor, next_ = STEPS[step]
+    starts = [floor(scope.since.astimezone(ZoneInfo(time_zone)))]
+    while (start := next_(starts[-1])) < scope.until:
+        starts.append(start)
+    return starts
+
+
+def _between(scope: Scope, starts: Sequence[datetime], columns: Sequence[str]) -> list[list[int]]:
+    """The sums of these columns from each of these moments to the next; from the last one to the end of the scope."""
+    # In UTC: that of a wall is no order where clocks are set back.
+    ends = [
+        When(hour__lt=start.astimezone(UTC), then=Value(number)) for number, start in enumerate(starts[1:])
+    ]
+    place = Case(*ends, default=Value(len(starts) - 1))
+    found = [[0] * len(columns) for _start in starts]
+    for hours in _hours(scope):
+        by_place = hours.order_by().annotate(place=place).values_list("place")
+        for number, *sums in by_place.annotate(**_sums(columns)):
+            found[number] = [one + int(other) for one, other in zip(found[number], sums, strict=True)]
+    return found
+
+
+def _hours(scope: Scope) -> Iterator[QuerySet[Any]]:
+    """Of everybody or of a team there are added up ones, as far as they reach."""
+    until = added_until() if scope.user_id is None else scope.since
+    if until > scope.since:
+        whose = ALL_TEAMS if scope.team_id is None else scope.team_id
+        yield replace(scope, until=min(until, scope.until), team_id=whose).of(TeamHour.objects.all())
+    if until < scope.until:
+        yield replace(scope, since=max(until, scope.since)).of(UsageHour.objects.all())
+
+
+def _sums(columns: Sequence[str]) -> Any:
+    """An annotation may not be called as a column is."""
+    return {f"all_{name}": Sum(name, default=0) for name in columns}
 
 
 def by_model(scope: Scope, most: int = MOST) -> list[Share]:
-    return _by("model", scope, most)
-
-
-def by_bot(scope: Scope, most: int = MOST) -> list[Share]:
-    return _by("bot", scope, most)
+    return [Share(None, model, *sums) for model, sums in _greatest("model", ModelDay, scope, most)]
 
 
 def by_user(scope: Scope, most: int = MOST) -> list[Share]:
-    return _by("user_id", scope, most, User, "username")
+    return _named(User, "username", _greatest("user_id", TokenDay, scope, most))
 
 
 def by_team(scope: Scope, most: int = MOST) -> list[Share]:
-    return _by("team_id", scope, most, Team, "name")
+    return _named(Team, "name", _greatest("team_id", TokenDay, scope, most))
 
 
 def by_token(scope: Scope, most: int = MOST) -> list[Share]:
-    return _by("token_id", scope, most, AccessToken, "name")
+    return _named(AccessToken, "name", _greatest("token_id", TokenDay, scope, most))
 
 
-def by_key(scope: Scope, most: int = MOST) -> list[Share]:
-    return _by("key_id", scope, most, PoeKey, "name")
+Greatest = list[tuple[Any, list[int]]]
 
 
-def _by(
-    column: str, scope: Scope, most: int, named: type[Model] | None = None, name: str = ""
-) -> list[Share]:
-    """The greatest first: by points, then by requests."""
-    found = scope.of(UsageHour.objects.all()).values(column).annotate(**_SHARE_SUMS)
-    rows = list(found.order_by("-all_points", "-all_requests", column)[:most])
-    sums = [(row[column], [row[each] for each in _SHARE_SUMS]) for row in rows]
-    if named is None:
-        return [Share(None, value, *its) for value, its in sums]
-    living = named._default_manager.filter(pk__in=[id_ for id_, _its in sums])
+def _greatest(column: str, days: type[Model], scope: Scope, most: int) -> Greatest:
+    """By points, then by requests."""
+    found: dict[Any, list[int]] = defaultdict(lambda: [0] * len(SHARE_COLUMNS))
+    for rows in _days_and_hours(scope, days):
+        for value, *sums in rows.order_by().values_list(column).annotate(**_sums(SHARE_COLUMNS)):
+            found[value] = [one + int(other) for one, other in zip(found[value], sums, strict=True)]
+    return sorted(found.items(), key=_rank)[:most]
+
+
+def _rank(share: tuple[Any, list[int]]) -> tuple[int, int, Any]:
+    value, sums = share
+    return (-sums[SHARE_COLUMNS.index("points")], -sums[SHARE_COLUMNS.index("requests")], value)
+
+
+def _days_and_hours(scope: Scope, days: type[Model]) -> Iterator[QuerySet[Any]]:
+    """The days of UTC in it that are added up, and the hours before and after them."""
+    first, end = scope.since, scope.since
+    if scope.user_id is None:
+        first = midnight(scope.since + DAY - timedelta(microseconds=1))
+        end = min(midnight(scope.until), added_until())
+    if end <= first:
+        yield scope.of(UsageHour.objects.all())
+        return
+    within = days._default_manager.filter(day__gte=first.date(), day__lt=end.date())
+    yield within if scope.team_id is None else within.filter(team_id=scope.team_id)
+    for since, until in ((scope.since, first), (end, scope.until)):
+        if since < until:
+            yield replace(scope, since=since, until=until).of(UsageHour.objects.all())
+
+
+def _named(owners: type[Model], name: str, greatest: Greatest) -> list[Share]:
+    living = owners._default_manager.filter(pk__in=[id_ for id_, _its in greatest])
     names: dict[int, str] = dict(living.values_list("pk", name))
-    return [Share(id_, names.get(id_, ""), *its) for id_, its in sums]
-
-
-def first_bytes(scope: Scope) -> FirstBytes:
-    sums: Any = {name: Sum(name, default=0) for name in FIRST_BYTE_COLUMNS}
-    found = scope.of(UsageHour.objects.all()).aggregate(**sums)
-    return FirstBytes(tuple(found[name] for name in FIRST_BYTE_COLUMNS))
-
-
-def refusals(scope: Scope) -> list[Refusals]:
-    """By limit, the most frequent first."""
-    found = scope.of(RefusalHour.objects.all()).values("limit").annotate(count=Sum("refusals", default=0))
-    return [Refusals(row["limit"], row["count"]) for row in found.order_by("-count", "limit")]
+    return [Share(id_, names.get(id_, ""), *sums) for id_, sums in greatest]
 
 
 def refused(scope: Scope, most: int = MOST) -> list[Refused]:

@@ -11,7 +11,10 @@ from pathlib import Path
 @contextmanager
 def server() -> Iterator[str]:
     """The address of a fresh server, such as postgresql://postgres@/postgres?host=/tmp/..."""
-    with tempfile.TemporaryDirectory(prefix="poe-relay-pg-") as directory, server_in(Path(directory)) as address:
+    with (
+        tempfile.TemporaryDirectory(prefix="poe-relay-pg-") as directory,
+        server_in(Path(directory)) as address,
+    ):
         yield address
 
 

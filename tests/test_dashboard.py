@@ -67,15 +67,6 @@ def test_it_shows_how_much_was_asked_by_hour_day_and_month(
     assert 0.25 < first_byte["datasets"][0]["data"][-1] < first_byte["datasets"][1]["data"][-1] <= 0.5
 
 
-def test_long_spans_are_added_up_now_and_then_and_say_when(root: Client, cast: Cast) -> None:
-    people.used(cast.bob, "gpt-4o", points=1234)
-    first = page(root, "month")
-    people.used(cast.bob, "other", points=5000)
-
-    assert "as of" in first and "6,234" not in page(root, "month")
-    assert "as of" not in page(root) and "6,234" in page(root)
-
-
 def test_it_takes_what_is_no_span_for_the_hours(root: Client) -> None:
     assert "Last 24 hours" in page(root, "<script>") and "&by" not in page(root, "century")
 

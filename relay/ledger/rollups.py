@@ -26,6 +26,8 @@ SUM_COLUMNS = (
     *(f"first_byte_{bound}" for bound in FIRST_BYTE_BOUNDS),
     "first_byte_more",
 )
+# What tables of shares show, and what is kept of a day: each further sum makes both longer.
+SHARE_COLUMNS = ("requests", "failed", "prompt_tokens", "completion_tokens", "points")
 Key = tuple[datetime, int, int, int, int, str, str]
 
 

@@ -1,4 +1,4 @@
-"""Recomputes meters and rollups from the usage records, in one snapshot of the database, and says what differs."""
+"""Recomputes meters and rollups from the usage records, and days from their hours, in one snapshot of the database, and says what differs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.backends.utils import CursorWrapper
 from django.db.models import Max, Min
 
-from relay.ledger import sql
+from relay.ledger import days, sql
 from relay.ledger.rollups import FIRST_BYTE_BOUNDS, KEY_COLUMNS, SUM_COLUMNS, hour_of
 from relay.models import Meter, Pruning, UsageHour, UsageRecord
 from relay.turn import now as moment
@@ -93,6 +93,7 @@ def verify() -> Verified:
             *(said for meter in meters for said in periods.differences(meter)),
             *periods.without_a_meter({meter.id for meter in meters}),
             *_wrong_hours(cursor, pruned_before),
+            *days.differences(),
         ]
         hours = UsageHour.objects.filter(hour__gte=_first_whole_hour(pruned_before)).count()
     return Verified(len(meters), hours, periods.records, pruned_before, tuple(differences))

@@ -18,19 +18,21 @@ from relay.models.poe import (
     State,
     Upload,
 )
-from relay.models.stored import FilePiece, StoredFile, StoredResponse, VideoJob
-from relay.models.usage import (
-    Cancellation,
-    Meter,
-    Process,
-    Pruning,
+from relay.models.rollups import (
+    AddedUp,
+    LateHour,
+    ModelDay,
     RefusalHour,
+    TeamHour,
+    TokenDay,
     UsageHour,
-    UsageRecord,
 )
+from relay.models.stored import FilePiece, StoredFile, StoredResponse, VideoJob
+from relay.models.usage import Cancellation, Meter, Process, Pruning, UsageRecord
 
 __all__ = [
     "AccountHealth",
+    "AddedUp",
     "BalanceReading",
     "Bot",
     "BotMapping",
@@ -40,8 +42,10 @@ __all__ = [
     "FilePiece",
     "Health",
     "KeyHealth",
+    "LateHour",
     "Lease",
     "Meter",
+    "ModelDay",
     "PoeAccount",
     "PoeCharge",
     "PoeKey",
@@ -52,6 +56,8 @@ __all__ = [
     "State",
     "StoredFile",
     "StoredResponse",
+    "TeamHour",
+    "TokenDay",
     "Upload",
     "UsageHour",
     "UsageRecord",

@@ -1,4 +1,4 @@
-"""What was used: usage records, meters, rollups, and who writes them."""
+"""What was used: usage records, meters, and who writes them."""
 
 from __future__ import annotations
 
@@ -128,79 +128,6 @@ class Meter(models.Model):
 
     def __str__(self) -> str:
         return self.id
-
-
-class UsageHour(models.Model):
-    """What was used in an hour, by whom and of what: the sum of the settled usage records that started in it.
-
-    Charts read these, never the records. The columns `first_byte_*` are a histogram of the time to the first byte:
-    each counts the answers up to so many milliseconds that no smaller one counts.
-    """
-
-    hour = models.DateTimeField(_("hour"))
-    team_id = models.BigIntegerField()
-    user_id = models.BigIntegerField()
-    token_id = models.BigIntegerField()
-    key_id = models.BigIntegerField()
-    model = models.CharField(_("model"), max_length=200)
-    bot = models.CharField(_("bot"), max_length=200)
-    requests = models.BigIntegerField(_("requests"))
-    failed = models.BigIntegerField(_("failed"))
-    disconnected = models.BigIntegerField(_("disconnected"))
-    lost = models.BigIntegerField(_("lost"))
-    prompt_tokens = models.BigIntegerField(_("prompt tokens"))
-    completion_tokens = models.BigIntegerField(_("answer tokens"))
-    images = models.BigIntegerField(_("images"))
-    points = models.BigIntegerField(_("points"))
-    total_ms = models.BigIntegerField()
-    first_byte_250 = models.BigIntegerField()
-    first_byte_500 = models.BigIntegerField()
-    first_byte_1000 = models.BigIntegerField()
-    first_byte_2000 = models.BigIntegerField()
-    first_byte_5000 = models.BigIntegerField()
-    first_byte_10000 = models.BigIntegerField()
-    first_byte_30000 = models.BigIntegerField()
-    first_byte_more = models.BigIntegerField()
-
-    class Meta:
-        verbose_name = _("hour of use")
-        verbose_name_plural = _("hours of use")
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["hour", "team_id", "user_id", "token_id", "key_id", "model", "bot"],
-                name="relay_usagehour_once",
-            )
-        ]
-        indexes: ClassVar = [
-            models.Index(fields=["team_id", "hour"], name="relay_usagehour_team"),
-            models.Index(fields=["user_id", "hour"], name="relay_usagehour_user"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.hour:%Y-%m-%d %H}h {self.model}: {self.requests}"
-
-
-class RefusalHour(models.Model):
-    """How often a limit refused a token's requests in an hour. Added up by each process every few seconds."""
-
-    hour = models.DateTimeField(_("hour"))
-    team_id = models.BigIntegerField()
-    user_id = models.BigIntegerField()
-    token_id = models.BigIntegerField()
-    limit = models.CharField(_("limit"), max_length=40)
-    refusals = models.BigIntegerField(_("refusals"))
-
-    class Meta:
-        verbose_name = _("hour of refusals")
-        verbose_name_plural = _("hours of refusals")
-        constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["hour", "team_id", "user_id", "token_id", "limit"], name="relay_refusalhour_once"
-            )
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.hour:%Y-%m-%d %H}h {self.limit}: {self.refusals}"
 
 
 class Process(models.Model):

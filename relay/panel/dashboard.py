@@ -14,7 +14,6 @@ from operator import add
 from typing import Any
 from urllib.parse import urlencode
 
-from django.core.cache import cache
 from django.db.models import Count, Q
 from django.http import HttpRequest
 from django.urls import reverse
@@ -43,32 +42,20 @@ class Span:
     step: str
     title: Any
     label: str
-    # Seconds for which what was read is kept: years of rollups take longer to add up than anybody wants to wait.
-    kept: int
     back: Callable[[datetime], datetime]
 
 
 SPANS = (
-    Span("hour", gettext_lazy("Last 24 hours"), "%H:%M", 0, lambda now: now - timedelta(hours=23)),
-    Span("day", gettext_lazy("Last 30 days"), "%m-%d", 300, lambda now: now - timedelta(days=29)),
+    Span("hour", gettext_lazy("Last 24 hours"), "%H:%M", lambda now: now - timedelta(hours=23)),
+    Span("day", gettext_lazy("Last 30 days"), "%m-%d", lambda now: now - timedelta(days=29)),
     Span(
         "month",
         gettext_lazy("Last 12 months"),
         "%Y-%m",
-        300,
         # To the same month of the last year, and on to the next one.
         lambda now: (now.replace(day=1, year=now.year - 1) + timedelta(days=32)).replace(day=1),
     ),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    at: datetime
-    slots: list[Slot]
-    users: list[Share]
-    teams: list[Share]
-    models: list[Share]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,40 +107,22 @@ def _figures(span: Span) -> dict[str, Any]:
     now = timezone.localtime()
     floor, next_ = reports.STEPS[span.step]
     scope = Scope(floor(span.back(now)), next_(floor(now)))
-    zone = timezone.get_current_timezone_name()
-    key = f"dashboard:{span.step}:{zone}:{scope.since.timestamp():.0f}"
-    read: Read | None = cache.get(key) if span.kept else None
-    if read is None:
-        read = _read(scope, span, zone)
-        if span.kept:
-            cache.set(key, read, span.kept)
-    slots = read.slots
+    slots = reports.slots(scope, span.step, timezone.get_current_timezone_name())
     total = reduce(add, slots)
     return {
         "spans": SPANS,
         "span": span,
         "slots": [(slot, slot.start.strftime(span.label), *_first_byte(slot)) for slot in slots],
         "total": total,
-        "read_at": read.at if span.kept else None,
         "error_percent": 100 * total.errors / total.requests if total.requests else None,
         "first_byte": _first_byte(total),
         "charts": _charts(slots, span) if total.requests else [],
         "tops": [
-            _top(_("Users"), read.users, "user"),
-            _top(_("Teams"), read.teams, "team"),
-            _top(_("Models"), read.models, "model"),
+            _top(_("Users"), reports.by_user(scope, TOP), "user"),
+            _top(_("Teams"), reports.by_team(scope, TOP), "team"),
+            _top(_("Models"), reports.by_model(scope, TOP), "model"),
         ],
     }
-
-
-def _read(scope: Scope, span: Span, zone: str) -> Read:
-    return Read(
-        timezone.now(),
-        reports.slots(scope, span.step, zone),
-        reports.by_user(scope, TOP),
-        reports.by_team(scope, TOP),
-        reports.by_model(scope, TOP),
-    )
 
 
 def _first_byte(slot: Slot) -> tuple[float | None, float | None]:
