@@ -13,8 +13,12 @@ class Goal:
     is_met: bool
 
     def __str__(self) -> str:
-        seen = "not measured" if self.seen is None else f"{self.seen:,.2f}"
-        return f"{'ok  ' if self.is_met else 'MISS'} {self.text}: {seen}"
+        return f"{'ok  ' if self.is_met else 'MISS'} {self.text}: {self._shown()}"
+
+    def _shown(self) -> str:
+        if self.seen is None:
+            return "not measured"
+        return f"{self.seen:,.2f}" if self.seen >= 1 else f"{self.seen:.3g}"
 
 
 def at_most(text: str, seen: float | None, limit: float) -> Goal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -34,6 +34,8 @@ class Result:
     outcomes: dict[str, int] = field(default_factory=dict)
     # Of a relay; there are no goals for anything else.
     database: str = ""
+    # What relays are compared with.
+    yardstick: bool = False
 
     @property
     def is_relay(self) -> bool:
@@ -60,6 +62,10 @@ class Column:
     figure: str
     digits: int = 0
 
+    @property
+    def key(self) -> str:
+        return f"{self.work}.{self.figure}"
+
     def values(self, result: Result) -> list[float | None]:
         return [getattr(figures, self.figure) for figures in result.rounds.get(self.work, [])]
 
@@ -77,7 +83,7 @@ COLUMNS = (
 
 
 def markdown(results: list[Result], machine: str) -> str:
-    parts = [machine, "", *_figures(results), "", *_ratios(results), ""]
+    parts = [machine, "", *figures(results), "", *ratios(results), ""]
     parts += [*map(str, goals(results)), *_shares(results), ""]
     parts += [_process(result) for result in results if result.is_relay]
     parts += [_promises(result) for result in results if result.is_relay]
@@ -85,9 +91,7 @@ def markdown(results: list[Result], machine: str) -> str:
 
 
 def as_json(results: list[Result], machine: str) -> dict[str, Any]:
-    medians = {
-        result.name: {f"{c.work}.{c.figure}": middle(c.values(result)) for c in COLUMNS} for result in results
-    }
+    medians = {result.name: {c.key: middle(c.values(result)) for c in COLUMNS} for result in results}
     ratios = {f"{ours.name} / {theirs.name}": compared(ours, theirs) for ours, theirs in _pairs(results)}
     return {
         "machine": machine,
@@ -108,45 +112,43 @@ def compared(ours: Result, theirs: Result) -> dict[str, float | None]:
     found = {}
     for column in COLUMNS:
         pairs = zip(column.values(ours), column.values(theirs), strict=False)
-        found[f"{column.work}.{column.figure}"] = middle(
-            a / b if a is not None and b else None for a, b in pairs
-        )
+        found[column.key] = middle(a / b if a is not None and b else None for a, b in pairs)
     return found
 
 
 def _pairs(results: list[Result]) -> list[tuple[Result, Result]]:
-    yardsticks = [result for result in results if result.name in (DIRECT, NGINX)]
+    yardsticks = [result for result in results if result.yardstick]
     return [(ours, theirs) for ours in results if ours.is_relay for theirs in yardsticks]
 
 
-def _figures(results: list[Result]) -> list[str]:
-    titles = [*(column.title for column in COLUMNS), "RSS MB idle → end", "threads"]
+def figures(results: list[Result], columns: Sequence[Column] = COLUMNS) -> list[str]:
+    titles = [*(column.title for column in columns), "RSS MB idle → end", "threads"]
     rows = []
     for result in results:
-        cells = [_number(middle(column.values(result)), column.digits) for column in COLUMNS]
-        memory = f"{_number(result.idle_mb)} → {_number(result.end_mb)}" if result.idle_mb else "-"
-        rows.append([result.name, *cells, memory, _number(result.threads)])
-    return _table(["medians", *titles], rows)
+        cells = [number(middle(column.values(result)), column.digits) for column in columns]
+        memory = f"{number(result.idle_mb)} → {number(result.end_mb)}" if result.idle_mb else "-"
+        rows.append([result.name, *cells, memory, number(result.threads)])
+    return table(["medians", *titles], rows)
 
 
-def _ratios(results: list[Result]) -> list[str]:
-    rows = [
-        [f"{ours.name} / {theirs.name}", *map(_ratio, compared(ours, theirs).values())]
-        for ours, theirs in _pairs(results)
-    ]
-    return _table(["ratios", *(column.title for column in COLUMNS)], rows)
+def ratios(results: list[Result], columns: Sequence[Column] = COLUMNS) -> list[str]:
+    rows = []
+    for ours, theirs in _pairs(results):
+        found = compared(ours, theirs)
+        rows.append([f"{ours.name} / {theirs.name}", *(ratio(found[column.key]) for column in columns)])
+    return table(["ratios", *(column.title for column in columns)], rows)
 
 
-def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+def table(titles: list[str], rows: list[list[str]]) -> list[str]:
     lines = [f"| {' | '.join(cells)} |" for cells in (titles, *rows)]
     return [lines[0], "|---|" + "---:|" * (len(titles) - 1), *lines[1:]]
 
 
-def _number(value: float | None, digits: int = 0) -> str:
+def number(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _ratio(value: float | None) -> str:
+def ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
@@ -191,7 +193,7 @@ def _shares(results: list[Result]) -> list[str]:
             continue
         pairs = zip(_first_tokens(result), _first_tokens(without), strict=True)
         share = middle(ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None)
-        lines.append(f"     {result.name}: of that, the commit's share in ms: {_number(share, 2)}")
+        lines.append(f"     {result.name}: of that, the commit's share in ms: {number(share, 2)}")
     return lines
 
 
@@ -201,7 +203,9 @@ def _first_tokens(result: Result) -> list[float | None]:
 
 def _process(result: Result) -> str:
     ended = ", ".join(f"{number:,} {outcome}" for outcome, number in sorted(result.outcomes.items()))
-    return f"- {result.name}: ready after {_number(result.start_seconds, 2)} s; usage records: {ended or 'none'}."
+    return (
+        f"- {result.name}: ready after {number(result.start_seconds, 2)} s; usage records: {ended or 'none'}."
+    )
 
 
 def _promises(result: Result) -> str:

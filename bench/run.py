@@ -10,16 +10,31 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import machine, report, servers, tools
 from bench.report import Result
 from bench.servers import Cores, RelayServer, Server
-from bench.works import WORKS, Target, Work, measure
+from bench.works import WORKS, Figures, Target, Work, measure
 
 QUICK = 0.2
+# A server that uses less than a tenth of its core over so long has done with what it was asked.
+QUIET_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a target of somebody else's needs to be started."""
+
+    mock: Server
+    directory: Path
+    core: int | None
+
+
+Starting = Callable[[Around], AbstractContextManager[tuple[Target, Server]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +43,18 @@ class Plan:
     rounds: int = 3
     postgres: bool = False
     nginx: bool = True
+    # Also a relay whose ledger writes nothing.
+    stubbed: bool = True
+    # By name: whoever else is asked the same.
+    beside: dict[str, Starting] = field(default_factory=dict)
+    # What the relay's upstream is to say, beside what the works need.
+    bots: tuple[str, ...] = ()
     cores: Cores = field(default_factory=Cores)
     build: Path = tools.BUILD
     # Between measurements: a server still lets go of the streams that the last one cut.
     pause_seconds: float = 0.3
+    # The longest that the next one waits until it has, when the pause may not be enough.
+    quiet_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -50,8 +73,36 @@ class Measured:
         return self.works is None or work.name in self.works
 
 
-def run(plan: Plan) -> tuple[list[Result], str]:
-    """Everything from compiling to the last count; the results, and the line about the machine."""
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Everybody who is measured, running."""
+
+    plan: Plan
+    everyone: list[Measured]
+    programs: tools.Tools
+    directory: Path
+
+    def measure(self, work: Work, each: Measured) -> Figures:
+        target = replace(each.target, pids=each.server.pids()) if each.server else each.target
+        figures = measure(work, target, self.programs.loadgen, self.directory)
+        time.sleep(self.plan.pause_seconds)
+        if each.server:
+            _until_quiet(each.server, self.plan.quiet_seconds)
+        return figures
+
+
+def _until_quiet(server: Server, most_seconds: float) -> None:
+    """What a server goes on doing for clients that have hung up is not to be taken from the next one, on the same core."""
+    deadline = time.monotonic() + most_seconds
+    used, busy = server.cpu_seconds(), True
+    while busy and time.monotonic() < deadline:
+        time.sleep(QUIET_SECONDS)
+        before, used = used, server.cpu_seconds()
+        busy = used - before > QUIET_SECONDS / 10
+
+
+def run(plan: Plan, then: Callable[[Stage], None] | None = None) -> tuple[list[Result], str]:
+    """Everything from compiling to the last count; the results, and the line about the machine. `then` comes after the rounds."""
     programs = tools.build(plan.build)
     load_before = os.getloadavg()[0]
     with ExitStack() as stack:
@@ -65,7 +116,10 @@ def run(plan: Plan) -> tuple[list[Result], str]:
                 databases["PostgreSQL"] = stack.enter_context(postgres.server())
         with ExitStack() as running:
             everyone = _start(plan, programs, databases, directory, running)
-            _rounds(plan, everyone, programs, directory)
+            stage = Stage(plan, everyone, programs, directory)
+            _rounds(stage)
+            if then is not None:
+                then(stage)
             for each in everyone:
                 _look(each)
         # The relays have settled what they had in flight when they were stopped; PostgreSQL still runs.
@@ -79,18 +133,22 @@ def _start(
     plan: Plan, programs: tools.Tools, databases: dict[str, str | None], directory: Path, running: ExitStack
 ) -> list[Measured]:
     mock = running.enter_context(servers.upstream(programs.upstream, directory))
-    everyone = [Measured(Target(report.DIRECT, mock.port), Result(report.DIRECT))]
+    everyone = [Measured(Target(report.DIRECT, mock.port), Result(report.DIRECT, yardstick=True))]
     if plan.nginx and shutil.which("nginx"):
         proxy = running.enter_context(servers.nginx(mock, directory, plan.cores.server))
         target = Target(report.NGINX, proxy.port, pids=(proxy.pid,))
-        everyone.append(Measured(target, Result(report.NGINX, idle_mb=proxy.rss_mb()), proxy))
-    bots = sorted({work.bot for work in plan.works})
+        everyone.append(Measured(target, Result(report.NGINX, idle_mb=proxy.rss_mb(), yardstick=True), proxy))
+    for name, start in plan.beside.items():
+        _say(f"starts {name}")
+        target, server = running.enter_context(start(Around(mock, directory, plan.cores.server)))
+        everyone.append(Measured(target, Result(name, idle_mb=server.rss_mb(), yardstick=True), server))
+    bots = sorted({*plan.bots, *(work.bot for work in plan.works)})
     for kind, url in databases.items():
         name = f"relay on {kind}"
         env = servers.relay_environment(directory / kind, url)
         token = servers.fill(env, f"http://127.0.0.1:{mock.port}/bot/", bots)
         servers.set_limits(env)
-        for stubbed in (False, True):
+        for stubbed in (False, True)[: 1 + plan.stubbed]:
             module = "bench.stubbed" if stubbed else "manage"
             log = directory / f"{kind}-{module}.log"
             server = running.enter_context(servers.relay(env, token, log, plan.cores.server, module))
@@ -113,15 +171,14 @@ def _target(name: str, server: RelayServer) -> Target:
     return Target(name, server.port, server.token, (server.pid,))
 
 
-def _rounds(plan: Plan, everyone: list[Measured], programs: tools.Tools, directory: Path) -> None:
+def _rounds(stage: Stage) -> None:
     """Every work on every target before the next round: what disturbs the machine disturbs all of them."""
+    plan = stage.plan
     for number in range(1, plan.rounds + 1):
         for work in plan.works:
             _say(f"round {number} of {plan.rounds}: {work.name}")
-            for each in [each for each in everyone if each.does(work)]:
-                figures = measure(work, each.target, programs.loadgen, directory)
-                each.result.rounds.setdefault(work.name, []).append(figures)
-                time.sleep(plan.pause_seconds)
+            for each in [each for each in stage.everyone if each.does(work)]:
+                each.result.rounds.setdefault(work.name, []).append(stage.measure(work, each))
 
 
 def _look(each: Measured) -> None:

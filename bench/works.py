@@ -55,12 +55,17 @@ WORKS = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Who answers `/v1/chat/completions` on this port. Without process ids its CPU time is not measured."""
+    """Who answers on this port. Without process ids its CPU time is not measured."""
 
     name: str
     port: int
     token: str = ""
     pids: tuple[int, ...] = ()
+    path: str = "/v1/chat/completions"
+    # Before the bot's name.
+    model_prefix: str = ""
+    # Of its own, such as where the upstream is.
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,10 @@ def measure(work: Work, target: Target, loadgen: Path, directory: Path) -> Figur
 def asking(work: Work, target: Target, loadgen: Path, directory: Path, seconds: float) -> list[str]:
     """The load generator's command line, but for how many requests there are."""
     body = directory / f"{work.name}.json"
-    body.write_text(json.dumps(question(work)))
-    command = [str(loadgen), "-p", str(target.port), "-u", "/v1/chat/completions", "-b", str(body)]
-    command += ["-H", f"Authorization: Bearer {target.token}", "-c", str(work.at_once), "-t", f"{seconds:g}"]
+    body.write_text(json.dumps(question(work, target.model_prefix)))
+    headers = "\r\n".join((f"Authorization: Bearer {target.token}", *target.headers))
+    command = [str(loadgen), "-p", str(target.port), "-u", target.path, "-b", str(body)]
+    command += ["-H", headers, "-c", str(work.at_once), "-t", f"{seconds:g}"]
     command += ["-r", str(round(work.ramp_seconds * 1000))]
     if target.pids:
         command += ["-P", ",".join(map(str, target.pids))]
@@ -103,7 +109,7 @@ def asking(work: Work, target: Target, loadgen: Path, directory: Path, seconds: 
     return command
 
 
-def question(work: Work) -> dict[str, Any]:
+def question(work: Work, model_prefix: str = "") -> dict[str, Any]:
     """`model` comes first: the mock upstream looks for it."""
     messages = [
         {"role": "system", "content": "You are a helpful assistant."},
@@ -115,7 +121,7 @@ def question(work: Work) -> dict[str, Any]:
             {"role": "assistant" if left % 2 else "user", "content": _said(left)}
             for left in reversed(range(work.messages))
         ]
-    return {"model": work.bot, "messages": messages, "stream": work.streamed}
+    return {"model": model_prefix + work.bot, "messages": messages, "stream": work.streamed}
 
 
 def _said(number: int) -> str:
