@@ -41,6 +41,8 @@ class Exported(ModelAdmin):  # type: ignore[misc]
     """A list with a CSV of it. `csv_columns`: lookups, named one by one, so that no secret gets in unseen."""
 
     csv_columns: ClassVar[tuple[str, ...]]
+    # A screen shows fewer, and unfold takes 4 ms and 10 KB for each.
+    list_per_page = 25
 
     def get_urls(self) -> list[Any]:
         name = f"{self.opts.app_label}_{self.opts.model_name}_export"

@@ -56,6 +56,10 @@ def _of_the_panel() -> Iterator[str]:
         row = page.model._base_manager.order_by("pk").first()
         if row is not None:
             yield from (reverse(f"{name}_{view}", args=[row.pk]) for view in views)
+    for name, query in reading.pages():
+        if name.startswith("search"):
+            yield f"{reading.LIST}?{query}"
+    yield f"{reverse('admin:accounts_accesstoken_changelist')}?q=nowhere"
     for name in ("relay-live", "relay-reconciliation"):
         yield reverse(name)
     yield f"{reverse('relay-explain')}?model=model-1&token=1"

@@ -72,6 +72,8 @@ class Dialect:
     day_ends: str
     month_ends: str
     hour: str
+    # As relay.visit makes them, of record i.
+    request_id: str
     true: str = "true"
 
 
@@ -82,6 +84,7 @@ SQLITE = Dialect(
     "CAST(strftime('%s', started_at, 'start of day', '+1 day') AS bigint)",
     "CAST(strftime('%s', started_at, 'start of month', '+1 month') AS bigint)",
     "substr(started_at, 1, 13) || ':00:00'",
+    "printf('req_%011llx%013llx', CAST(({start} + {offset}) * 1000 AS bigint), i)",
     "1",
 )
 POSTGRES = Dialect(
@@ -91,6 +94,7 @@ POSTGRES = Dialect(
     "CAST(extract(epoch FROM date_trunc('day', started_at, 'UTC') + interval '1 day') AS bigint)",
     "CAST(extract(epoch FROM (date_trunc('month', started_at AT TIME ZONE 'UTC') + interval '1 month') AT TIME ZONE 'UTC') AS bigint)",
     "date_trunc('hour', started_at, 'UTC')",
+    "'req_' || lpad(to_hex(CAST(({start} + {offset}) * 1000 AS bigint)), 11, '0') || lpad(to_hex(i), 13, '0')",
 )
 
 COLUMNS = (
@@ -111,10 +115,11 @@ def _records(dialect: Dialect, rows: int, start: float, seconds: float) -> str:
         drawn AS (
             SELECT i, {token} AS token_id, {_skewed(3, MODELS)} AS model, {_pick(5, KEYS)} + 1 AS key_id,
                 {chance} AS chance, {_pick(9, 4000, "i")} AS size, {_pick(10, 97, "i")} AS slow,
-                {dialect.started_at.format(start=repr(start), offset=offset)} AS started_at
+                {dialect.started_at.format(start=repr(start), offset=offset)} AS started_at,
+                {dialect.request_id.format(start=repr(start), offset=offset)} AS request_id
             FROM numbers
         )
-        SELECT {dialect.uuid}, 'req_' || i, started_at, token_id, token_id % {USERS} + 1, token_id % {TEAMS} + 1, key_id,
+        SELECT {dialect.uuid}, request_id, started_at, token_id, token_id % {USERS} + 1, token_id % {TEAMS} + 1, key_id,
             'sk-poe-' || (100000 + token_id), 'user' || (token_id % {USERS} + 1), 'Team ' || (token_id % {TEAMS} + 1),
             'key ' || key_id, 'model-' || model, 'Bot-' || model, 'openai-chat', {dialect.true},
             CASE WHEN chance < 1 THEN 'lost' WHEN chance < 20 THEN 'failed' WHEN chance < 60 THEN 'disconnected'
@@ -271,7 +276,8 @@ def pages() -> list[tuple[str, str]]:
         ("search: user", "q=user7"),
         ("search: team", "q=Team+3"),
         ("search: token", "q=sk-poe-100007"),
-        ("search: request", "q=req_77"),
+        ("search: request", f"q={UsageRecord.objects.get(pk=middle.id).request_id}"),
+        ("search: what is no request", "q=req_77"),
         ("search: record", f"q={middle.id}"),
         ("search: part of a model", "q=del-11"),
         ("search: nowhere", "q=nowhere"),

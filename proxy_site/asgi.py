@@ -18,10 +18,9 @@ from proxy_site.health import MetricsPage, Page, Readiness, alive
 from proxy_site.hosts import is_own_origin
 from proxy_site.lean import LeanHandler, Receive, Scope, Send, client_address
 from proxy_site.metrics import Metrics
-from relay.api.request import new_request_id
 from relay.api.urls import is_api
 from relay.pipeline import Relay
-from relay.visit import Visit
+from relay.visit import Visit, new_request_id
 
 config = settings.CONFIG
 relay = Relay(config)

@@ -28,7 +28,7 @@ from proxy_site.lean import CORS, client_address, is_trusted, named
 from proxy_site.replies import DirectReply
 from relay.api.answers import error_response
 from relay.api.dialects import VERSION, Dialect, spoken
-from relay.api.request import credential_of, new_request_id
+from relay.api.request import credential_of
 from relay.api.urls import is_api
 from relay.errors import (
     AddressTooLong,
@@ -39,6 +39,7 @@ from relay.errors import (
     TooSlow,
     Unavailable,
 )
+from relay.visit import new_request_id
 
 log = logging.getLogger(__name__)
 

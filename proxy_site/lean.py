@@ -22,11 +22,11 @@ from django.urls import ResolverMatch, get_resolver
 
 from relay.api.answers import ErrorResponse, StreamedAnswer, error_response
 from relay.api.dialects import spoken
-from relay.api.request import ApiRequest, new_request_id
+from relay.api.request import ApiRequest
 from relay.api.urls import route_of
 from relay.errors import BadRequest, MethodNotAllowed, NotFound, RelayError
 from relay.pipeline import Relay
-from relay.visit import Visit
+from relay.visit import Visit, new_request_id
 
 log = logging.getLogger(__name__)
 Scope = dict[str, Any]

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 # As nginx writes it: the client left before there was an answer.
 CLIENT_LEFT = 499
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+REQUEST_ID = re.compile(r"req_([0-9a-f]{11})[0-9a-f]{13}", re.ASCII)
+
+
+def new_request_id() -> str:
+    """It begins with the moment, in milliseconds: so its usage record is found among millions without an index more."""
+    return f"req_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(7)[1:]}"
+
+
+def request_began(request_id: str) -> datetime | None:
+    """None for what is no such id."""
+    found = REQUEST_ID.fullmatch(request_id)
+    return EPOCH + timedelta(milliseconds=int(found[1], 16)) if found else None
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from relay.ledger.sql import ROW_COLUMNS
 from relay.ledger.verify import verify
 from relay.models import UsageHour, UsageRecord
 from relay.panel import filters, paging
+from relay.visit import new_request_id, request_began
 from tests import cast as people
 from tests.cast import Cast
 from tests.ledger import making
@@ -148,7 +149,7 @@ def test_a_link_shows_the_same_records_whatever_came_since(root: Client) -> None
 
     UsageRecord.objects.bulk_create(unsaved(started_at=NOW + timedelta(minutes=1)) for _n in range(60))
 
-    assert ids(page(root, query)) == before == [row.id for row in rows[50:]]
+    assert ids(page(root, query)) == before == [row.id for row in rows[25:50]]
 
 
 @pytest.mark.parametrize("query", ["model=rare", "q=rare", "model=rare&team=1", "model__exact=rare"])
@@ -279,6 +280,23 @@ def test_it_finds(everybody: Cast, found: dict[str, UsageRecord]) -> None:
     }
 
     assert asked == {query: set(said.split()) for query, said in FOUND.items()}
+
+
+def test_a_request_is_found_by_its_id_however_long_ago_it_was(
+    root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request_id = new_request_id()
+    came = request_began(request_id)
+    assert came is not None
+    asked = record(request_id=request_id, started_at=came + timedelta(minutes=5))
+    for minutes in (1, 6, 600):
+        record(request_id=f"req_{minutes}", started_at=came + timedelta(minutes=minutes))
+    monkeypatch.setattr(paging, "LOOK_AT", 1)
+
+    found = page(root, f"q={request_id}")
+
+    assert ids(found) == [asked.id] and "These are all matches" not in found.content.decode()
+    assert ids(page(root, f"q={request_id[:-1]}x")) == []
 
 
 def test_a_search_for_nothing_that_can_be_is_no_error(root: Client, found: dict[str, UsageRecord]) -> None:

@@ -99,7 +99,6 @@ class UserAdmin(DjangoUserAdmin, Exported):  # type: ignore[type-arg]
         "date_joined",
         *LIMIT_COLUMNS,
     )
-    list_per_page = 50
     actions_row = ("issue", "usage")
     actions_detail = ("issue", "usage")
     filter_horizontal = ()
@@ -194,8 +193,6 @@ class AccessTokenAdmin(Exported):
     list_select_related = ("owner__team", "activity")
     search_fields = ("name", "prefix", "owner__username", "owner__team__name")
     autocomplete_fields = ("owner",)
-    # Each with a menu of its own, which takes a while to write.
-    list_per_page = 50
     actions = ("disable", "enable", "extend", "limit")
     csv_columns = (
         "name",

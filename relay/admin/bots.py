@@ -95,7 +95,6 @@ class BotAdmin(ReadOnly, Exported):
         "last_seen_at",
         "gone_at",
     )
-    list_per_page = 50
     readonly_fields = ("kinds",)
     fieldsets = (
         (None, {"fields": ("handle", "display_name", "owner", "description")}),

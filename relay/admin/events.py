@@ -84,7 +84,6 @@ class NewestFirst(ReadOnly, Exported):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     paginator = InfinitePaginator
-    list_per_page = 50
     list_filter_submit = True
 
 

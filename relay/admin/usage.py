@@ -64,7 +64,6 @@ class UsageRecordAdmin(ReadOnly, Exported):
     sortable_by = ()
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    list_per_page = 50
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[RecentFirst]:
         return RecentFirst

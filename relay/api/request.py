@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 from django.core.handlers.asgi import ASGIRequest
@@ -23,10 +22,6 @@ def asking(request: ApiRequest, wire: str) -> Asking:
     visit = request.visit
     visit.wire = wire
     return Asking(credential(request), visit.address, visit.request_id, wire, visit)
-
-
-def new_request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
 
 
 def credential(request: ApiRequest) -> str:

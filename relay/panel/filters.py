@@ -22,6 +22,7 @@ from accounts.models import AccessToken, Team, User
 from accounts.tokens import SHOWN_LENGTH, shown_prefix
 from relay.models import BotMapping, PoeKey, UsageHour, UsageRecord
 from relay.panel.paging import Narrowing
+from relay.visit import request_began
 
 # Which index is looked into when a list is narrowed by several: the lowest.
 BY_ID, BY_TOKEN, BY_USER, BY_TROUBLE, BY_TEAM = range(5)
@@ -30,6 +31,7 @@ MODELS_SEEN = timedelta(days=7)
 LONGEST_NUMBER = 18
 NOBODY = -1
 MOST_OPEN = 20_000
+CLOCKS_DIFFER, LONGEST_QUEUE = timedelta(minutes=2), timedelta(minutes=15)
 
 TROUBLE = (UsageRecord.Outcome.FAILED, UsageRecord.Outcome.DISCONNECTED, UsageRecord.Outcome.LOST)
 
@@ -249,7 +251,7 @@ def searched(text: str) -> Narrowing | None:
     if team is not None:
         return Narrowing(Q(team_id=team), BY_TEAM)
     if text.startswith("req_"):
-        return Narrowing(Q(request_id=text))
+        return _by_request_id(text)
     condition = Q()
     for column in SEARCHED:
         condition |= Q(**{f"{column}__icontains": text})
@@ -267,6 +269,15 @@ def _by_prefix(text: str) -> Narrowing:
     if len(ids) == 1:
         return Narrowing(Q(token_id=ids[0]), BY_TOKEN)
     return Narrowing(Q(token_prefix__startswith=prefix))
+
+
+def _by_request_id(text: str) -> Narrowing:
+    """It tells when the request came; its record began soon after."""
+    came = request_began(text)
+    if came is None:
+        return Narrowing(Q(request_id=text))
+    around = Q(started_at__gte=came - CLOCKS_DIFFER, started_at__lte=came + LONGEST_QUEUE)
+    return Narrowing(Q(request_id=text) & around, BY_ID)
 
 
 def _user(name: str) -> int | None:
