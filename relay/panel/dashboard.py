@@ -198,6 +198,8 @@ def _charts(slots: Sequence[Slot], span: Span) -> list[Chart]:
 
 
 PRIMARY, RED, ORANGE, GREY = "var(--color-primary-500)", "#dc2626", "#f97316", "#808896"
+# unfold's would be loaded for the charts alone: see panel.css.
+FONT = {"family": "system-ui, sans-serif"}
 
 
 def _bars(label: str, values: list[int], colour: str) -> dict[str, Any]:
@@ -212,7 +214,7 @@ def _curve(label: str, values: list[float | None], colour: str) -> dict[str, Any
 
 def _chart(title: str, kind: str, labels: list[str], *datasets: dict[str, Any]) -> Chart:
     axis = {
-        "ticks": {"color": GREY, "maxRotation": 0, "autoSkipPadding": 10},
+        "ticks": {"color": GREY, "font": FONT, "maxRotation": 0, "autoSkipPadding": 10},
         "grid": {"display": False},
         "border": {"display": False},
     }
@@ -225,8 +227,9 @@ def _chart(title: str, kind: str, labels: list[str], *datasets: dict[str, Any]) 
             "legend": {
                 "display": len(datasets) > 1,
                 "align": "end",
-                "labels": {"color": GREY, "boxWidth": 10},
-            }
+                "labels": {"color": GREY, "font": FONT, "boxWidth": 10},
+            },
+            "tooltip": {"titleFont": FONT, "bodyFont": FONT},
         },
         "scales": {
             "x": {**axis, "stacked": kind == "bar"},
