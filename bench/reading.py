@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import servers
+from bench import machine, servers
 
 if TYPE_CHECKING:
     from accounts.models import User
@@ -456,9 +456,11 @@ def on_each_database(
             (directory / "postgresql").mkdir(parents=True, exist_ok=True)
             with servers.uninterrupted():
                 urls["postgresql"] = stack.enter_context(postgres.server_in(directory / "postgresql"))
-        print(f"load average {os.getloadavg()[0]:.2f} before", flush=True)
+        load_before = os.getloadavg()[0]
         options = ["--rows", str(arguments.rows), *(["--fill", "--keep", "."] if arguments.fill else [])]
-        return max(_measured(module, directory / name, url, options) for name, url in urls.items())
+        status = max(_measured(module, directory / name, url, options) for name, url in urls.items())
+        print(f"\n{machine.line(servers.Cores(), load_before, directory)}", flush=True)
+        return status
 
 
 def _measured(module: str, data: Path, url: str | None, options: list[str]) -> int:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser
 
+from tests import cast as people
 from tests import rights
 from tests.browser.looking import MOST_BYTES, Window
 from tests.browser.looks import DESKTOP, PHONE, Look
@@ -80,4 +81,20 @@ async def test_the_first_page_is_light_and_quick(
     assert 0 < first <= MOST_BYTES
     assert {urlsplit(each).netloc for each in elsewhere} <= {urlsplit(window.url).netloc}
     assert window.bytes_received <= MOST_BYTES
+    await window.close()
+
+
+async def test_the_panel_loads_no_letters_that_the_system_has(
+    browser: Browser, serve: Callable[..., Served], cast: Cast
+) -> None:
+    """unfold's, for text and for charts, are 450 KB."""
+    await in_database(people.used, cast.bob, "gpt-4o")
+    window = await Window.open(browser, serve().url, DESKTOP)
+    await window.sign_in(cast.root)
+
+    await window.go("/admin/")
+    charts = await window.page.locator("canvas.chart").count()
+    loaded = await window.page.evaluate("performance.getEntriesByType('resource').map(each => each.name)")
+
+    assert charts == 3 and [each for each in loaded if each.endswith(".woff2") and "/inter/" in each] == []
     await window.close()
