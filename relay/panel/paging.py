@@ -20,7 +20,7 @@ from django.http import HttpRequest
 
 OLDER, NEWER = "older", "newer"
 # Rows that are looked at for a page by a condition that no index serves.
-LOOK_AT = 25_000
+LOOK_AT = 20_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 FIRST_ID, LAST_ID = uuid.UUID(int=0), uuid.UUID(int=2**128 - 1)
