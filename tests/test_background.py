@@ -32,10 +32,12 @@ from relay.models import (
     AccountHealth,
     BalanceReading,
     Lease,
+    ModelDay,
     PoeCharge,
     PoeKey,
     PoolEvent,
     Upload,
+    UsageHour,
 )
 from relay.pool import keeping
 from relay.pool.health import Standing
@@ -446,3 +448,24 @@ async def test_what_is_old_is_removed_and_nothing_else(
             (PoolEvent.objects.count(), BalanceReading.objects.count(), PoeCharge.objects.count()),
         )
     ) == ({"29"}, {29}, {29, 31, 59}, (7, 7, 21))
+
+
+@pytest.mark.asyncio
+async def test_days_that_are_over_are_added_up_and_again_when_they_change(
+    running: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "ADD_SECONDS", 0.05)
+    monkeypatch.setattr(background, "ADD_PAUSE_SECONDS", 0.0)
+    cast = await in_database(people.make)
+
+    def use() -> None:
+        for days in (2, 3, 5):
+            hour = people.used(cast.bob, "gpt-4o", points=days)
+            UsageHour.objects.filter(pk=hour.pk).update(hour=hour.hour - timedelta(days=days))
+
+    await in_database(use)
+    running.start()
+
+    await until(lambda: set(ModelDay.objects.values_list("points", flat=True)) == {2, 3, 5})
+    await in_database(UsageHour.objects.filter(points=5).update, points=7)
+    await until(lambda: set(ModelDay.objects.values_list("points", flat=True)) == {2, 3, 7})
