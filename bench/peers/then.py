@@ -10,6 +10,7 @@ from bench import report
 from bench.goals import Goal, at_least, at_most
 from bench.peers.known import BARE, OBVIOUS
 from bench.report import Column, Result, compared, middle
+from bench.works import PACED_OFFERED
 
 REQUEST_US, CHUNK_US, GAP_MS, FIRST_TOKEN_MS = (
     next(column for column in report.COLUMNS if (column.work, column.figure) == wanted)
@@ -78,7 +79,9 @@ class Compared:
 
     @property
     def ratio(self) -> float | None:
-        """The median of the rounds' own."""
+        """The median of the rounds' own. None if these are gaps and one of the two did not keep up."""
+        if self.column == GAP_MS and not (_keeps_up(self.relay) and _keeps_up(self.peer)):
+            return None
         return compared(self.relay, self.peer)[self.column.key]
 
     @property
@@ -94,6 +97,11 @@ class Compared:
         text = f"{self.relay.name} / {self.peer.name}: {self.column.work}, {self.column.title}"
         asked = f"{wanted(self.column, self.relay.database):,g} / {self.then:,g}"
         return at_most(f"{text} ({asked})", self.ratio, self.most)
+
+
+def _keeps_up(result: Result) -> bool:
+    delivered = middle(figures.chunks_per_s for figures in result.rounds.get(GAP_MS.work, []))
+    return delivered is not None and delivered >= PACED_OFFERED * report.LEAST_DELIVERED / 100
 
 
 def comparisons(results: Sequence[Result]) -> list[Compared]:

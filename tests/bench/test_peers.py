@@ -166,6 +166,20 @@ def test_a_goal_is_a_share_of_what_a_peer_takes_in_the_same_rounds(
     ]
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [(25_600, 25_600, "ok"), (20_362, 25_600, "MISS"), (25_600, 23_328, "MISS"), (20_362, 23_328, "MISS")],
+)
+def test_gaps_count_only_beside_each_other_when_both_keep_up(ours: float, theirs: float, said: str) -> None:
+    relay = replace(RELAY, rounds={"paced": [replace(ONE, chunks_per_s=ours, gap_p99_ms=20)]})
+    bare = Result(BARE, {"paced": [replace(ONE, chunks_per_s=theirs, gap_p99_ms=20)]}, yardstick=True)
+
+    (goal,) = peers.goals([relay, bare], [])
+
+    assert str(goal).startswith(said)
+    assert str(goal).endswith(": 1.00" if said == "ok" else ": not measured")
+
+
 def test_what_was_not_to_be_measured_and_who_is_not_known_from_then_have_no_goals() -> None:
     only_ns = replace(RELAY, rounds={"ns": RELAY.rounds["ns"]})
 
