@@ -131,6 +131,9 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 
+# Of the link by which somebody who was made without a password sets the first one.
+PASSWORD_RESET_TIMEOUT = 14 * 86400
+
 LANGUAGE_CODE = CONFIG.server.language
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 LOCALE_PATHS = [BASE_DIR / "locale"]

@@ -118,6 +118,8 @@ PAGES: dict[str, Line] = {
     "team/tokens/<int:pk>/rotate/": ITS_MANAGERS.of("token"),
     "team/tokens/<int:pk>/revoke/": ITS_MANAGERS.of("token"),
     "join/": EVERYBODY.but(*Asker, outcome=Outcome.MISSING),  # without an invitation
+    "join/password/": EVERYBODY.but(*Asker, outcome=Outcome.MISSING),  # without a link
+    "join/<int:pk>.<str:proof>/": EVERYBODY.of("a first password"),
     "join/<str:secret>/": EVERYBODY.of("a link"),
     "admin/": ADMINISTRATORS,
     "admin/search/": ADMINISTRATORS,
@@ -339,6 +341,7 @@ def _things(cast: Cast) -> dict[str, tuple[Any, ...]]:
         "model": ("physics-model",),
         "app": ("accounts",),
         "a link": ("made-up",),
+        "a first password": (1, "made-up"),
         "nothing": ("nothing/",),
         "nothing twice": ("0", "0"),
     }

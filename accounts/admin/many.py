@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_variables
 
-from accounts import bulk
+from accounts import bulk, first_password
 from accounts.admin.acting import laid_out
 from accounts.admin.forms import BulkForm
 from accounts.admin.issuing import unseen_by_others
@@ -48,7 +48,7 @@ def issue_many(page: Any, request: HttpRequest) -> HttpResponse:
     return _make(page, request, form, planned)
 
 
-@sensitive_variables("issued")
+@sensitive_variables("issued", "sheets")
 def _make(page: Any, request: HttpRequest, form: BulkForm, planned: bulk.Plan) -> HttpResponse:
     try:
         issued = bulk.make(planned)
@@ -59,7 +59,13 @@ def _make(page: Any, request: HttpRequest, form: BulkForm, planned: bulk.Plan) -
         cast(int, request.user.pk), [each.token for each in issued], ADDITION, change_message=[{"added": {}}]
     )
     base = address(request)
-    context = {"issued": issued, "base": base, "list_url": reverse("admin:accounts_accesstoken_changelist")}
+    sheets = [(each, first_password.link_for(each.token.owner)) for each in issued]
+    context = {
+        "sheets": sheets,
+        "base": base,
+        "links_work_until": first_password.works_until(),
+        "list_url": reverse("admin:accounts_accesstoken_changelist"),
+    }
     return unseen_by_others(render(request, "admin/accounts/accesstoken/sheets.html", context))
 
 

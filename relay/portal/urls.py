@@ -4,6 +4,7 @@ from django.urls import include, path
 
 from relay.portal import (
     connect,
+    first_password,
     joining,
     member_tokens,
     members,
@@ -59,5 +60,8 @@ urlpatterns = [
     path("team/", include((own_team, "team"))),
     path("", include((own_key, "own-key"))),
     path("join/", joining.join, name="join"),
+    path("join/password/", first_password.choose, name="first-password"),
+    # One step of the path, which no log has: see proxy_site.masking.
+    path("join/<int:pk>.<str:proof>/", first_password.open_link, name="first-password-link"),
     path("join/<str:secret>/", joining.open_link, name="join-link"),
 ]
