@@ -22,8 +22,8 @@ import pytest
 import pytest_asyncio
 import uvicorn
 from django.conf import settings as django_settings
-from django.db import connections
-from django.test import Client
+from django.db import connections, transaction
+from django.test import Client, TransactionTestCase
 from django.utils import timezone, translation
 from playwright.async_api import Browser, async_playwright
 
@@ -31,10 +31,26 @@ from proxy_site.config import Config
 from proxy_site.lean import LeanHandler
 from relay.pipeline import Relay
 from tests import cast as people
+from tests import tables
 from tests.specifications import Witness
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """Tests kill processes, never the machine: what the cast is written with need not have reached the disk."""
+    options = django_settings.DATABASES["default"]["OPTIONS"]
+    if "init_command" in options:
+        options["init_command"] = options["init_command"].replace("synchronous=FULL", "synchronous=OFF")
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _case: tables.empty())
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +82,8 @@ def client() -> Client:
 
 @pytest.fixture
 def cast(transactional_db: None) -> people.Cast:
-    return people.make()
+    with transaction.atomic():
+        return people.make()
 
 
 # The demo Poe server, in a thread.
@@ -124,8 +141,9 @@ def demo(demo_server: DemoPoe, cast: people.Cast) -> DemoPoe:
         api_url=demo_server.url,
     )
     assert key.account.team is None
-    for bot in BOTS:
-        people.mapping(bot.lower(), bot)
+    with transaction.atomic():
+        for bot in BOTS:
+            people.mapping(bot.lower(), bot)
     return demo_server
 
 

@@ -679,11 +679,14 @@ def test_a_key_has_one_value(body: bytes, key: str) -> None:
     assert repr(key) in exc.message and "twice" in exc.message
 
 
-plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+plain = st.text(
+    st.sampled_from('"\\:,{}[]') | st.characters(codec="utf-8", exclude_characters="\0"), max_size=12
+)
+texts = st.recursive(plain, lambda inner: st.dictionaries(plain, inner, max_size=3), max_leaves=6)
 
 
 @fuzzing
-@given(body=st.dictionaries(plain, st.recursive(plain, lambda inner: st.dictionaries(plain, inner))))
+@given(body=st.dictionaries(plain, texts, max_size=4))
 def test_quotes_and_backslashes_in_texts_are_no_keys(body: dict[str, Any]) -> None:
     assert openai_chat.parse(raw(metadata=body)).model == "m"
 
