@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 # As nginx writes it: the client left before there was an answer.
 CLIENT_LEFT = 499
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Before, an id was chance from its first letter on.
+FIRST_TOLD = datetime(2026, 11, 29, tzinfo=UTC)
 REQUEST_ID = re.compile(r"req_([0-9a-f]{11})[0-9a-f]{13}", re.ASCII)
 
 
@@ -20,9 +22,12 @@ def new_request_id() -> str:
 
 
 def request_began(request_id: str) -> datetime | None:
-    """None for what is no such id."""
+    """None for what is no such id, or tells of a moment at which none was given."""
     found = REQUEST_ID.fullmatch(request_id)
-    return EPOCH + timedelta(milliseconds=int(found[1], 16)) if found else None
+    if found is None:
+        return None
+    came = EPOCH + timedelta(milliseconds=int(found[1], 16))
+    return came if FIRST_TOLD <= came <= datetime.now(UTC) + timedelta(days=1) else None
 
 
 @dataclass(slots=True)
