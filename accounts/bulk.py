@@ -5,6 +5,7 @@ A list is a name on each line, or a table with a line of column names, as a spre
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -23,6 +24,22 @@ from accounts.presets import Conditions, LimitPreset
 
 NUMBERS = (*Conditions.names(), "days")
 COLUMNS = ("user", "name", "team", "email", *NUMBERS, "models")
+# As people in China head them.
+ALSO_CALLED = {
+    "用户名": "user",
+    "用户": "user",
+    "账号": "user",
+    "姓名": "name",
+    "名字": "name",
+    "名称": "name",
+    "团队": "team",
+    "邮箱": "email",
+    "电子邮件": "email",
+    "模型": "models",
+    "天数": "days",
+}
+# Names of two letters are drawn out to the width of three with the wide one; spreadsheets have the other.
+WIDE_SPACES = re.compile("[ \u00a0\u3000]+")
 DELIMITERS = "\t;,"
 # One transaction makes them, and the ledger waits for it.
 MOST_PEOPLE = 200
@@ -69,7 +86,9 @@ class Issued:
 
 
 def decoded(content: bytes) -> str:
-    """Spreadsheets save UTF-8, some with a mark in front, or what Chinese Windows has always used."""
+    """Spreadsheets save UTF-8, some with a mark in front, UTF-16, or what Chinese Windows has always used."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -100,7 +119,7 @@ def _cells(text: str) -> Iterator[dict[str, str]]:
     if not columns:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield {LINE: str(number), "name": line.strip()}
+                yield {LINE: str(number), "name": _narrow(line)}
         return
     if unknown := [each for each in columns if each not in COLUMNS]:
         raise Unreadable(_("There is no column “%(name)s”.") % {"name": unknown[0][:50]})
@@ -108,16 +127,21 @@ def _cells(text: str) -> Iterator[dict[str, str]]:
     try:
         for values in table:
             if any(value.strip() for value in values):
-                named = zip(columns, (value.strip() for value in values), strict=False)
+                named = zip(columns, map(_narrow, values), strict=False)
                 yield {**dict(named), LINE: str(first + 1 + table.line_num)}
     except csv.Error:
         raise Unreadable(_("A quotation mark in the table is never closed, or a cell is too long.")) from None
 
 
+def _narrow(cell: str) -> str:
+    return WIDE_SPACES.sub(" ", cell).strip()
+
+
 def _columns(line: str) -> tuple[list[str], str]:
     """Those that this line names; none: it is a person's name."""
     delimiter = next((each for each in DELIMITERS if each in line), ",")
-    columns = [each.strip().strip('"').lower() for each in line.split(delimiter)]
+    said = [each.strip().strip('"').strip().lower() for each in line.split(delimiter)]
+    columns = [ALSO_CALLED.get(each, each) for each in said]
     return (columns, delimiter) if {"user", "name"} & set(columns) else ([], "")
 
 

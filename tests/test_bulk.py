@@ -76,9 +76,29 @@ def test_what_a_line_leaves_empty_is_as_for_all(cast: Cast) -> None:
     assert {row.conditions.requests_per_minute for row in rows} == {5}
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
 def test_files_of_spreadsheets_are_read(encoding: str) -> None:
     assert bulk.decoded("name\n张伟".encode(encoding)) == "name\n张伟"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_of_china_is_understood(cast: Cast, delimiter: str) -> None:
+    text = (
+        delimiter.join(["姓名", "团队", "邮箱"]) + "\n" + delimiter.join(["张\u3000伟", "物理系\u00a0", ""])
+    )
+
+    (row,) = plan(cast, text).rows
+
+    assert (row.user.first_name, row.user.username, row.team, row.problems) == (
+        "张 伟",
+        "张.伟",
+        "物理系",
+        [],
+    )
+
+
+def test_two_columns_without_names_make_no_name_together(cast: Cast) -> None:
+    assert plan(cast, "张伟\t物理系").rows[0].problems
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import openai
 import pytest
 from playwright.async_api import Browser, expect
 
+from accounts.models import AccessToken
 from tests.browser.looking import Window
 from tests.browser.looks import DESKTOP, PHONE
 from tests.cast import PASSWORD, Cast
@@ -160,4 +161,24 @@ async def test_everything_can_be_done_with_the_keyboard(
 
     await expect(page.locator("main")).to_contain_text("sk-poe-")
     assert await in_database(cast.bob.user.access_tokens.filter(name="By keyboard").count) == 1
+    await window.close()
+
+
+async def test_a_double_click_makes_one_token(
+    browser: Browser, serve: Callable[..., Served], cast: Cast
+) -> None:
+    window = await Window.open(browser, serve().url, PHONE)
+    await window.sign_in(cast.bob)
+    await window.go("/me/tokens/")
+    await window.page.locator("form:has([name=name]) [name=name]").fill("clicked twice")
+
+    async with window.page.expect_navigation():
+        await window.page.evaluate(
+            "const form = document.querySelector('form:has([name=name])');"
+            "form.requestSubmit(); setTimeout(() => form.requestSubmit(), 1);"
+        )
+
+    await expect(window.page.locator("body")).to_contain_text("sk-poe-")
+    made = AccessToken.objects.filter(owner=cast.bob.user, name="clicked twice")
+    assert await in_database(made.count) == 1
     await window.close()
