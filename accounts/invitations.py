@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.core.exceptions import PermissionDenied
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -37,6 +37,12 @@ class InvitationOver(Exception):
     """Used up, expired or revoked, or its team is disabled."""
 
 
+# Invitation.is_stood_by, for a query.
+STOOD_BY = Q(made_by__is_active=True) & (
+    Q(made_by__is_superuser=True) | Q(made_by__role="manager", made_by__team=F("team"))
+)
+
+
 class InvitationManager(models.Manager["Invitation"]):
     def make(self, by: User, team: Team, **fields: Any) -> tuple[Invitation, str]:
         """By an administrator, or by a manager into the own team. The second value goes into the link: show it once."""
@@ -57,7 +63,7 @@ class InvitationManager(models.Manager["Invitation"]):
 
     def find(self, secret: str) -> Invitation | None:
         """The one that this link was made for, if it still lets somebody in."""
-        found = self.select_related("team").filter(digest=invitation_digest(secret)).first()
+        found = self.select_related("team", "made_by").filter(digest=invitation_digest(secret)).first()
         return found if found is not None and found.is_open else None
 
 
@@ -110,8 +116,14 @@ class Invitation(Conditions):
         return secret
 
     @property
+    def is_stood_by(self) -> bool:
+        """Nobody comes back by a link of their own after being shut out, or lets others in where they have no say now."""
+        maker = self.made_by
+        return maker is not None and maker.is_active and maker.may_invite_into(self.team)
+
+    @property
     def state(self) -> str:
-        if self.revoked_at is not None:
+        if self.revoked_at is not None or not self.is_stood_by:
             return "revoked"
         if self.used >= self.uses:
             return "used"
@@ -127,7 +139,7 @@ class Invitation(Conditions):
         usable = Invitation.objects.filter(
             pk=self.pk, used__lt=F("uses"), revoked_at=None, expires_at__gt=timezone.now()
         )
-        if not self.team.enabled or not usable.update(used=F("used") + 1):
+        if not (self.team.enabled and self.is_stood_by) or not usable.update(used=F("used") + 1):
             raise InvitationOver
 
     def revoke(self, by: User) -> None:

@@ -132,6 +132,33 @@ def test_one_that_ends_while_somebody_types_is_over(cast: Cast) -> None:
     assert not User.objects.filter(username="eve").exists()
 
 
+@pytest.mark.parametrize("fate", ["shut out", "no manager", "of another team", "gone"])
+def test_a_link_ends_with_the_say_of_whoever_made_it(cast: Cast, root: Client, fate: str) -> None:
+    invitation, secret = invited(cast)
+    client, alice = opened(secret), cast.alice.user
+    match fate:
+        case "shut out":
+            alice.is_active = False
+        case "no manager":
+            alice.role = User.Role.MEMBER
+        case "of another team":
+            alice.team = cast.chemistry
+    alice.save()
+    if fate == "gone":
+        alice.delete()
+
+    assert client.post("/join/", NEW).status_code == 404
+    assert opened(secret).get("/join/").status_code == 404
+    with pytest.raises(InvitationOver):
+        User.objects.join(Invitation.objects.get(pk=invitation.pk), "eve", PASSWORD)
+    page = reverse("admin:accounts_invitation_changelist")
+    listed = [
+        f"/invitation/{invitation.pk}/" in root.get(page, {"state": each}).content.decode()
+        for each in ("open", "revoked")
+    ]
+    assert listed == [False, True] and not User.objects.filter(username="eve").exists()
+
+
 def test_who_is_signed_in_does_not_use_it_up(cast: Cast) -> None:
     invitation, secret = invited(cast)
     client = opened(secret)

@@ -20,6 +20,7 @@ from accounts.admin.forms import InvitationForm
 from accounts.admin.issuing import unseen_by_others
 from accounts.admin.people import LIMIT_COLUMNS, LIMIT_FIELDS
 from accounts.exporting import Exported
+from accounts.invitations import STOOD_BY
 from accounts.models import Invitation, User
 from accounts.views import address
 
@@ -34,7 +35,7 @@ class StateFilter(admin.SimpleListFilter):
         return list(STATES.items())
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> QuerySet[Invitation]:
-        revoked, used = Q(revoked_at__isnull=False), Q(used__gte=F("uses"))
+        revoked, used = Q(revoked_at__isnull=False) | ~STOOD_BY, Q(used__gte=F("uses"))
         expired = Q(expires_at__lte=timezone.now())
         match self.value():
             case "open":

@@ -68,7 +68,11 @@ def join(request: HttpRequest) -> HttpResponse:
 
 
 def _invitation(request: HttpRequest) -> Invitation | None:
-    found = Invitation.objects.select_related("team").filter(pk=request.session.get(SESSION_KEY, 0)).first()
+    found = (
+        Invitation.objects.select_related("team", "made_by")
+        .filter(pk=request.session.get(SESSION_KEY, 0))
+        .first()
+    )
     return found if found is not None and found.is_open else None
 
 
