@@ -294,7 +294,7 @@ def start(app: Path, environment: dict[str, str]) -> Start:
     with subprocess.Popen(
         command, cwd=app, env=environment, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True
     ) as process:
-        too_long = threading.Timer(30, end_all_of, [process])
+        too_long = threading.Timer(90, end_all_of, [process])
         too_long.start()
         try:
             output = read_until_it_listens(process)
