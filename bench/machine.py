@@ -7,6 +7,7 @@ import platform
 import re
 import statistics
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ def line(cores: Cores, load_before: float, directory: Path) -> str:
     )
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {_commit()}; {os.cpu_count()} × {_processor()}, "
-        f"{pinned}; {platform.system()} {platform.release()}, Python {platform.python_version()}; "
+        f"{pinned}; {platform.system()} {platform.release()}, Python {platform.python_version()} of {sys.base_prefix}; "
         f"load average {load_before:.2f} before, {os.getloadavg()[0]:.2f} after; fsync {fsync_ms(directory):.2f} ms, "
         f"a load that misses the caches {memory_ns(directory)} ns"
     )
