@@ -25,8 +25,8 @@ class LinkOver(Exception):
 
 
 def link_for(user: User) -> str:
-    """Where this person sets it, on this site: show it once. Empty: there is a password already."""
-    if user.has_usable_password():
+    """Where this person sets it, on this site: show it once. Empty: nobody sets theirs in this way."""
+    if not _is_wanted_by(user):
         return ""
     return reverse("first-password-link", args=[user.pk, _Proofs().make_token(user)])
 
@@ -38,10 +38,15 @@ def works_until() -> datetime:
 
 def find(pk: int, proof: str) -> User | None:
     """Whom this link was made for, if it still works."""
-    user = User.objects.filter(pk=pk, is_active=True).first()
-    if user is None or user.has_usable_password() or not _Proofs().check_token(user, proof):
+    user = User.objects.filter(pk=pk).first()
+    if user is None or not _is_wanted_by(user) or not _Proofs().check_token(user, proof):
         return None
     return user
+
+
+def _is_wanted_by(user: User) -> bool:
+    """By nobody who has a password. Nor by an administrator, not even a new one: no sheet of paper opens the panel."""
+    return user.is_active and not user.has_usable_password() and not user.is_administrator
 
 
 def choose(user: User, password: str) -> None:
@@ -50,6 +55,7 @@ def choose(user: User, password: str) -> None:
     # It takes a tenth of a second, in which nobody else could write.
     user.set_password(password)
     with transaction.atomic():
-        if not User.objects.select_for_update().filter(pk=user.pk, password=before, is_active=True).exists():
+        now = User.objects.select_for_update().filter(pk=user.pk, password=before).first()
+        if now is None or not _is_wanted_by(now):
             raise LinkOver
         user.save(update_fields=["password"])

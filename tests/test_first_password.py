@@ -149,6 +149,20 @@ def test_who_has_a_password_gets_no_link(cast: Cast) -> None:
     assert first_password.link_for(cast.bob.user) == ""
 
 
+@pytest.mark.parametrize("right", ["is_staff", "is_superuser"])
+def test_no_paper_opens_the_panel(eve: User, right: str) -> None:
+    link = first_password.link_for(eve)
+    client = opened(link)
+    setattr(eve, right, True)
+    eve.save()
+
+    assert first_password.link_for(eve) == ""
+    for each in (client, opened(link)):
+        assert each.post(PAGE, CHOSEN).status_code == 404
+    eve.refresh_from_db()
+    assert not eve.has_usable_password()
+
+
 def test_who_is_signed_in_uses_nothing_up(cast: Cast, eve: User) -> None:
     client = opened(first_password.link_for(eve))
     client.force_login(cast.charlie.user)
