@@ -255,7 +255,8 @@ def is_foreign(text: str) -> bool:
 
 def foreign(response: Any) -> list[str]:
     """Whatever the page says in Latin letters, whether or not somebody marked it."""
-    page = re.sub(r"<(option|code|pre)\b.*?</\1>|sk-poe-\w+", "", response.content.decode(), flags=re.DOTALL)
+    no_words = r"<(option|code|pre)\b.*?</\1>|sk-poe-\w+|\w+\*{4,}"
+    page = re.sub(no_words, "", response.content.decode(), flags=re.DOTALL)
     return sorted(text for text in Seen(page).texts if is_foreign(text))
 
 
