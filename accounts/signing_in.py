@@ -159,9 +159,14 @@ def _await_code(request: HttpRequest, user: User, then: str) -> None:
 
 def begin(request: HttpRequest, user: User) -> None:
     """For whoever has said, or chosen just now, all that a sign-in asks for."""
+    begin_without_code(request, user)
+    pass_second_factor(request, user)
+
+
+def begin_without_code(request: HttpRequest, user: User) -> None:
+    """Where a second factor is there or demanded, the next page asks for it."""
     login(request, user)
     request.session.pop(AWAITED, None)
-    pass_second_factor(request, user)
 
 
 def _begin_session(request: HttpRequest, user: User, then: str) -> HttpResponse:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 
 from django.contrib import messages
-from django.contrib.auth import login
 from django.contrib.auth.forms import SetPasswordForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -18,7 +17,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
 
-from accounts import first_password
+from accounts import first_password, signing_in
 from accounts.models import User
 
 SESSION_KEY = "first_password"
@@ -60,8 +59,7 @@ def choose(request: HttpRequest) -> HttpResponse:
         except first_password.LinkOver:
             return render(request, "portal/first_password_over.html", status=404)
         del request.session[SESSION_KEY]
-        # Without signing_in.begin(): where a second factor is there or demanded, the next page asks for it.
-        login(request, person)
+        signing_in.begin_without_code(request, person)
         messages.success(request, _("Your password is set. Your user name is %(name)s.") % {"name": person})
         return redirect("portal:home")
     return render(request, "portal/first_password.html", {"form": form, "person": person})
