@@ -10,12 +10,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import machine, report, servers, tools
+from bench.goals import Goal
 from bench.report import Result
 from bench.servers import Cores, RelayServer, Server
 from bench.works import WORKS, Figures, Target, Work, measure
@@ -222,10 +223,15 @@ def main(given: list[str] | None = None) -> int:
     print(report.markdown(results, where))
     if arguments.json:
         arguments.json.write_text(json.dumps(report.as_json(results, where), indent=2))
+    return exit_status(results, report.goals(results))
+
+
+def exit_status(results: list[Result], goals: Iterable[Goal]) -> int:
+    """0, or 1 if a goal was missed or any request failed, which is said."""
     failures = [failure for result in results for failure in result.failures()]
     for failure in failures:
         _say(f"FAILED: {failure}")
-    return 0 if not failures and all(goal.is_met for goal in report.goals(results)) else 1
+    return 0 if not failures and all(goal.is_met for goal in goals) else 1
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def _between(scope: Scope, starts: Sequence[datetime], columns: Sequence[str]) -
     for hours in _hours(scope):
         by_place = hours.order_by().annotate(place=place).values_list("place")
         for number, *sums in by_place.annotate(**_sums(columns)):
-            found[number] = [one + int(other) for one, other in zip(found[number], sums, strict=True)]
+            found[number] = _added(found[number], sums)
     return found
 
 
@@ -236,6 +236,11 @@ def _hours(scope: Scope) -> Iterator[QuerySet[Any]]:
 def _sums(columns: Sequence[str]) -> Any:
     """An annotation may not be called as a column is."""
     return {f"all_{name}": Sum(name, default=0) for name in columns}
+
+
+def _added(sums: list[int], more: list[Any]) -> list[int]:
+    """PostgreSQL's sums of whole numbers are no whole numbers for Python."""
+    return [one + int(other) for one, other in zip(sums, more, strict=True)]
 
 
 def by_model(scope: Scope, most: int = MOST) -> list[Share]:
@@ -262,7 +267,7 @@ def _greatest(column: str, days: type[Model], scope: Scope, most: int) -> Greate
     found: dict[Any, list[int]] = defaultdict(lambda: [0] * len(SHARE_COLUMNS))
     for rows in _days_and_hours(scope, days):
         for value, *sums in rows.order_by().values_list(column).annotate(**_sums(SHARE_COLUMNS)):
-            found[value] = [one + int(other) for one, other in zip(found[value], sums, strict=True)]
+            found[value] = _added(found[value], sums)
     return sorted(found.items(), key=_rank)[:most]
 
 

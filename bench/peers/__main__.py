@@ -118,10 +118,7 @@ def main(given: list[str] | None = None) -> int:
     if arguments.json:
         held = [asdict(held) for each in tried for held in each.seen]
         arguments.json.write_text(json.dumps(report.as_json(results, where) | {"streams": held}, indent=2))
-    failures = [failure for result in results for failure in result.failures()]
-    for failure in failures:
-        _say(f"FAILED: {failure}")
-    return 0 if not failures and all(goal.is_met for goal in goals(results, tried)) else 1
+    return run.exit_status(results, goals(results, tried))
 
 
 def _say(text: str) -> None:

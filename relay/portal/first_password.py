@@ -19,6 +19,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts import first_password, signing_in
 from accounts.models import User
+from relay.portal.joining import redirect_from_secret
 
 SESSION_KEY = "first_password"
 # For whoever goes away from the open page, and shares the browser.
@@ -39,9 +40,7 @@ def open_link(request: HttpRequest, pk: int, proof: str) -> HttpResponse:
         }
     else:
         request.session.pop(SESSION_KEY, None)
-    response = redirect("first-password")
-    response["Referrer-Policy"] = "no-referrer"
-    return response
+    return redirect_from_secret("first-password")
 
 
 @sensitive_post_parameters("new_password1", "new_password2")

@@ -41,7 +41,12 @@ def open_link(request: HttpRequest, secret: str) -> HttpResponse:
         request.session[SESSION_KEY] = invitation.pk
     else:
         request.session.pop(SESSION_KEY, None)
-    response = redirect("join")
+    return redirect_from_secret("join")
+
+
+def redirect_from_secret(to: str) -> HttpResponse:
+    """Away from an address that nobody else is to learn."""
+    response = redirect(to)
     response["Referrer-Policy"] = "no-referrer"
     return response
 
