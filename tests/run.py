@@ -29,8 +29,8 @@ ONCE = (
     "test_specifications.py",
 )
 
-# Many tests wait for a server or a browser more than they compute. Whoever is idle takes what another has not begun.
-PROCESSES = ("-n", str((os.cpu_count() or 1) * 3 // 2), "--dist", "worksteal")
+# As many as there are cores: some tests say how long something may take. Whoever is idle takes what another has not begun.
+PROCESSES = ("-n", "auto", "--dist", "worksteal")
 
 
 def run(title: str, environment: dict[str, str], *options: str) -> int:
