@@ -33,6 +33,11 @@ ADMIT_SECONDS = 2.0
 COMPANY_SECONDS = 0.005
 # Where several were admitted at once, the next transaction begins so long after that one began.
 CROWD_SECONDS = 0.010
+# Later where the loop takes long to hear an answer, so many times as long: whoever waits, waits for the loop anyway, and
+# fewer transactions leave it more time. Half of what the ledger costs a full relay was theirs (bench/README.md).
+CROWD_LAGS, MOST_CROWD_SECONDS = 5, 0.030
+# How much the last answer counts for in that.
+LAG_WEIGHT = 0.1
 # So many are company enough.
 ENOUGH = 24
 # The thread lets go of the GIL with each statement and waits for it beside a busy loop. At Python's own 5 ms its slowest
@@ -113,6 +118,8 @@ class Ledger:
         # The last transaction: when it began, and whether several were admitted at once.
         self._began_at = 0.0
         self._is_crowded = False
+        # How long the loop takes to hear an answer, of late.
+        self._lag = 0.0
         self._beat_at = 0.0
         self._has_beaten = False
         self._living_since: float | None = None
@@ -242,7 +249,8 @@ class Ledger:
     def _await_company(self) -> None:
         """Asleep until there is enough: to wake up for each that comes would take the GIL from whoever brings the next."""
         self._has_company.clear()
-        left = self._began_at + CROWD_SECONDS - time.monotonic()
+        pause = min(max(CROWD_SECONDS, CROWD_LAGS * self._lag), MOST_CROWD_SECONDS)
+        left = self._began_at + pause - time.monotonic()
         if left > 0 and self._queue.qsize() < ENOUGH:
             self._has_company.wait(left)
 
@@ -353,9 +361,15 @@ class Ledger:
                 self._count_refusal(each.item, answer)
         for loop, told in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_tell, told)
+                loop.call_soon_threadsafe(self._tell, told, time.monotonic())
             except RuntimeError:
                 pass  # the loop is closed: nobody waits any more
+
+    def _tell(self, told: list[tuple[_Waiting, Answer]], sent_at: float) -> None:
+        """On the loop."""
+        self._lag += LAG_WEIGHT * (time.monotonic() - sent_at - self._lag)
+        for waiting, answer in told:
+            waiting.answer(answer)
 
     def _count_refusal(self, admission: Admission, refusal: RateLimited) -> None:
         if admission.is_queued and isinstance(refusal, AllKeysBusy):
@@ -536,11 +550,6 @@ def _batch(waiting: list[_Waiting], settlements: list[Settlement]) -> Batch:
         [each.item for each in waiting if isinstance(each.item, Change)],
         settlements,
     )
-
-
-def _tell(told: list[tuple[_Waiting, Answer]]) -> None:
-    for waiting, answer in told:
-        waiting.answer(answer)
 
 
 def _lost(of: Settlement | OpenRecord, error_code: str) -> Settlement:

@@ -96,6 +96,30 @@ async def test_what_waits_goes_into_one_transaction(kept: Make) -> None:
     assert [len(page.inserted) for page in here.store.commits[before:]] == [1, 50]
 
 
+async def test_a_full_loop_is_asked_for_less_often(kept: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that are asked for 50 ms apart share a transaction where the loop took a tenth of a second to hear the last ones."""
+    monkeypatch.setattr(writer, "LAG_WEIGHT", 1.0)
+    monkeypatch.setattr(writer, "MOST_CROWD_SECONDS", 1.0)
+    here = kept()
+
+    async def written_together(loop_is_full: bool) -> list[int]:
+        gate = Gate(here.store)
+        several = [asyncio.create_task(here.ledger.admit(admission())) for _ in range(4)]
+        await gate.reached()
+        before = len(here.store.commits)
+        gate.open()
+        if loop_is_full:
+            time.sleep(0.1)  # noqa: ASYNC251 this is how it is full
+        await asyncio.gather(*several)
+        first = asyncio.create_task(here.ledger.admit(admission()))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, here.ledger.admit(admission()))
+        return [len(page.inserted) for page in here.store.commits[before:] if page.inserted]
+
+    assert (await written_together(loop_is_full=True))[-1] == 2
+    assert (await written_together(loop_is_full=False))[-2:] == [1, 1]
+
+
 async def test_a_refusal_writes_nothing_and_is_counted_once(
     kept: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
