@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import os
 import signal
 import socket
@@ -19,6 +17,7 @@ from django.db import connection
 
 from accounts.management.refusals import require_migrated_database
 from proxy_site.config import Workers, number_of_workers
+from proxy_site.memory import settle_memory
 from proxy_site.workers import Seat, become_supervisor
 from relay import counting
 from relay.checks import plain_http_warning
@@ -32,15 +31,6 @@ def prepare_for_daphne() -> None:
     except ImportError:
         return
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-
-
-def settle_memory() -> None:
-    """What is alive now lives as long as the process: not walked again, and what was freed goes back."""
-    gc.collect()
-    gc.freeze()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if trim is not None:
-        trim(0)
 
 
 def listen(host: str, port: int) -> socket.socket:
