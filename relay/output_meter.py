@@ -18,7 +18,8 @@ class OutputMeter:
 
     A text has at most as many tokens as UTF-8 bytes, and pieces have, but for the seams, at least as many tokens as the
     whole: so almost always a cheap upper bound tells that the limit is still far, and only what came since the last
-    count is counted to lower it. The whole is counted when the bound reaches the limit.
+    count is counted to lower it, up to a place where the tokens surely end: then it need not be counted again at the end. The
+    whole is counted when the bound reaches the limit.
     """
 
     def __init__(self, limit: int | None, images_limit: int | None = None) -> None:
@@ -29,8 +30,9 @@ class OutputMeter:
         self.is_full = False
         self._said: list[str] = []
         self._thought: list[str] = []
-        # All before `_since` has at most so many tokens; `_since` has so many bytes.
+        # All before `_since` has at most so many tokens, or just as many; `_since` has so many bytes.
         self._counted = 0
+        self._is_exact = True
         self._since: list[str] = []
         self._since_bytes = 0
 
@@ -116,7 +118,7 @@ class OutputMeter:
             return False
         # Of what was said before, this is no less than the tokens; `text` is added to the rest by its bytes.
         self._since, self._since_bytes = [], 0
-        self._counted = counted + SEAM_TOKENS
+        self._counted, self._is_exact = counted + SEAM_TOKENS, False
         return True
 
     def _surely_fits(self, more_bytes: int) -> bool:
@@ -125,9 +127,17 @@ class OutputMeter:
             return True
         if not self._since:
             return False
-        self._counted += min(self._since_bytes, counting.count("".join(self._since)) + SEAM_TOKENS)
-        self._since, self._since_bytes = [], 0
-        return self._counted + more_bytes <= self.limit
+        since = "".join(self._since)
+        tokens, end = counting.count_settled(since)
+        if 2 * end >= len(since):
+            rest = since[end:]
+            self._counted += tokens
+            self._since, self._since_bytes = [rest], _bytes(rest)
+        else:
+            self._counted += min(self._since_bytes, counting.count(since) + SEAM_TOKENS)
+            self._since, self._since_bytes = [], 0
+            self._is_exact = False
+        return self._counted + self._since_bytes + more_bytes <= self.limit
 
     def _count_others(self, said: list[str]) -> int:
         return counting.count("".join(self._said if said is self._thought else self._thought))
@@ -138,12 +148,21 @@ class OutputMeter:
         return sum(map(len, self._said))
 
     def counted(self) -> int:
+        if (left := self._left()) is not None:
+            return self._counted + counting.count(left)
         return counting.count("".join(self._said)) + counting.count("".join(self._thought))
 
     async def usage(self) -> dict[str, int]:
+        if (left := self._left()) is not None:
+            said = self._counted + await counting.count_off_loop(left)
+            return {"completion_tokens": said, "reasoning_tokens": 0}
         thought = await counting.count_off_loop("".join(self._thought))
         said = await counting.count_off_loop("".join(self._said))
         return {"completion_tokens": said + thought, "reasoning_tokens": thought}
+
+    def _left(self) -> str | None:
+        """What is not counted yet, if all before it is, as part of the one text that there is."""
+        return "".join(self._since) if self._counted and self._is_exact and not self._thought else None
 
 
 def is_image(event: Event) -> bool:

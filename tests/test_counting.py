@@ -144,6 +144,39 @@ def test_a_head_counts_back_to_its_limit_and_is_cut_at_a_whole_character(text: s
         assert counting.count(text) > limit
 
 
+@settings(max_examples=1000, deadline=None)
+@given(text=texts, more=texts)
+@example(text="one two", more="self")
+@example(text="1 2", more="3")
+@example(text="it 's", more="s")
+@example(text="a  ", more=" b")
+@example(text="你好，世", more="界。")
+def test_what_is_settled_counts_the_same_whatever_follows(text: str, more: str) -> None:
+    tokens, end = counting.count_settled(text)
+
+    assert tokens == counting.count(text[:end])
+    assert tokens + counting.count(text[end:] + more) == counting.count(text + more)
+
+
+def test_all_but_the_last_word_is_settled() -> None:
+    assert counting.count_settled("Some words are said") == (3, len("Some words are"))
+    assert counting.count_settled("你好，世界") == (1, 2)
+    assert (
+        counting.count_settled("nothing")
+        == counting.count_settled(" ! ?")
+        == counting.count_settled("")
+        == (0, 0)
+    )
+
+
+def test_a_text_without_letters_is_looked_through_in_time() -> None:
+    began = time.perf_counter()
+
+    assert counting.count_settled("! " * 500_000) == (0, 0)
+
+    assert time.perf_counter() - began < 1
+
+
 @pytest.mark.parametrize("limit", [0, -1, -100])
 def test_a_head_of_nothing_is_empty(limit: int) -> None:
     assert counting.head("hello world", limit) == ""

@@ -90,6 +90,26 @@ def test_it_lets_through_as_much_as_may_be_and_says_when_it_cuts(
     assert spent["completion_tokens"] == spent["reasoning_tokens"] + tokens(texts[Text][1]) == meter.counted()
 
 
+def test_what_was_counted_on_the_way_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[str] = []
+    count = counting.count
+
+    def counting_count(text: str) -> int:
+        counted.append(text)
+        return count(text)
+
+    monkeypatch.setattr(counting, "count", counting_count)
+    meter = OutputMeter(1_000)
+    words = [f" word{n}" for n in range(300)]
+
+    for start in range(0, 300, 10):
+        assert meter.take([Text(word) for word in words[start : start + 10]])
+    spent = asyncio.run(meter.usage())
+
+    assert sum(map(len, counted)) == len("".join(words))
+    assert spent == {"completion_tokens": count("".join(words)), "reasoning_tokens": 0}
+
+
 @settings(max_examples=100, deadline=None)
 @given(events=answers)
 def test_without_a_limit_nothing_is_cut(events: list[Event]) -> None:
