@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from relay.errors import RelayError, UpstreamBroken, UpstreamOutOfTime, UpstreamTimeout
@@ -126,10 +125,13 @@ class Answer:
     def _take(self, chunk: bytes) -> list[Event]:
         """What the events of one read mean. A failure waits until what came before it has been told."""
         try:
-            events: Iterable[tuple[str, bytes]] = self._reader.feed(chunk)
+            events = self._reader.feed(chunk)
         except EventTooLarge as error:
             events = error.events
             self._failure = UpstreamBroken("the bot sent an event that is too large")
+        if (texts := poe_protocol.texts(events)) is not None:
+            self._begun = True
+            return texts
         said: list[Event] = []
         try:
             for name, data in events:

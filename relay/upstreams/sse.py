@@ -9,6 +9,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An event as nearly all are. Its length is that of its name, of its data and of the signs around them.
 _ORDINARY = re.compile(rb"event: ([^\n]*)\ndata: ([^\n]*)\n\n")
 _SIGNS = len(b"event: \ndata: \n\n")
+# As nearly all are called.
+_KNOWN = {b"text": "text"}
 
 
 class EventTooLarge(Exception):
@@ -44,7 +46,9 @@ class SSEReader:
             ordinary = _ORDINARY.findall(chunk)
             if ordinary and sum([len(name) + len(data) + _SIGNS for name, data in ordinary]) == len(chunk):
                 self._at_start = False
-                return [(name.decode("utf-8", "replace"), data) for name, data in ordinary]
+                return [
+                    (_KNOWN.get(name) or name.decode("utf-8", "replace"), data) for name, data in ordinary
+                ]
         lines = chunk.split(b"\n")
         rest = lines.pop()
         events: list[tuple[str, bytes]] = []
