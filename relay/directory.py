@@ -281,10 +281,12 @@ class Directory:
         """Who holds this token, or Unauthenticated, Forbidden, Unavailable. Never refuses from an old snapshot."""
         if not token:
             raise Unauthenticated("No access token. Send it as `Authorization: Bearer sk-poe-...`.")
-        digest = token_digest(token) if tokens.is_well_formed(token) else ""
+        digest = token_digest(token)
         try:
             return self._caller(digest, address)
         except (Unauthenticated, Forbidden):
+            if not tokens.is_well_formed(token):
+                raise  # it can be nobody's, in no snapshot
             await self.refresh()
         return self._caller(digest, address)
 
