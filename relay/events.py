@@ -6,20 +6,21 @@ a wire format turns the events into bytes again. Nothing else crosses the border
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-# What a client asks for.
+# What a client asks for. Each request makes a dozen, and some anew: as Structs they take a fifth of the time of frozen
+# dataclasses.
 
 
-@dataclass(frozen=True, slots=True)
-class TextPart:
+class TextPart(Struct, frozen=True):
     text: str
 
 
@@ -38,8 +39,7 @@ class FilePart:
     file_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCallPart:
+class ToolCallPart(Struct, frozen=True):
     """A tool call that the assistant made earlier in the conversation; `arguments` is JSON text."""
 
     id: str
@@ -47,8 +47,7 @@ class ToolCallPart:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class ToolResultPart:
+class ToolResultPart(Struct, frozen=True):
     call_id: str
     name: str
     content: str
@@ -57,8 +56,7 @@ class ToolResultPart:
 Part = TextPart | FilePart | ToolCallPart | ToolResultPart
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     role: Role
     parts: tuple[Part, ...]
     name: str = ""
@@ -68,8 +66,7 @@ class Message:
         return "".join(part.text for part in self.parts if isinstance(part, TextPart))
 
 
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
+class ToolChoice(Struct, frozen=True):
     """What is wanted of the tools. `name` is the tool that must be called where `mode` is "named"."""
 
     mode: Literal["auto", "none", "required", "named"] = "auto"
@@ -85,8 +82,7 @@ class ResponseFormat:
     strict: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(Struct, frozen=True):
     """One request for an answer, whatever dialect it came in.
 
     `parameters` are the bot's own parameters by name, as the client sent them; `rare` those of the wire format that
@@ -101,7 +97,7 @@ class ChatRequest:
     max_tokens: int | None = None
     temperature: float | None = None
     stop: tuple[str, ...] = ()
-    logit_bias: dict[str, float] = field(default_factory=dict)
+    logit_bias: dict[str, float] = {}
     # Each as OpenAI's chat completions write them, with all that the client wrote: {"type": "function", "function": {...}}.
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: ToolChoice = ToolChoice()
@@ -111,8 +107,8 @@ class ChatRequest:
     # Pictures are wanted beside the text as well.
     shows_images: bool = False
     response_format: ResponseFormat | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-    rare: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = {}
+    rare: dict[str, Any] = {}
     ignored: tuple[str, ...] = ()
 
     @property
@@ -131,7 +127,7 @@ class ChatRequest:
         return replace(self, messages=tuple(messages))
 
 
-# What a bot says. An event is made for each word: as Structs they take a fifth of the time of frozen dataclasses.
+# What a bot says. An event is made for each word.
 
 
 class Text(Struct, frozen=True, gc=False):
@@ -175,8 +171,7 @@ class Finish(Struct, frozen=True, gc=False):
 Event = Text | Reasoning | Replace | ToolCall | Attachment | Finish
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one request, as counted by us: an estimate, since each bot has a tokenizer of its own."""
 
     prompt_tokens: int

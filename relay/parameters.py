@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from msgspec import structs
+
 from relay.errors import BadRequest
 from relay.events import ChatRequest
 
@@ -349,7 +351,7 @@ def for_bot(chat: ChatRequest, mapping: Declares, *, is_fallback: bool = False) 
             if not is_fallback:
                 raise _bad(name, str(exc)) from None
     before = tuple(name for name in chat.ignored if name not in rare)
-    return replace(chat, parameters=taken, ignored=_told(before, ignored))
+    return structs.replace(chat, parameters=taken, ignored=_told(before, ignored))
 
 
 def _bad(name: str, allowed: str) -> BadRequest:

@@ -10,8 +10,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from proxy_site.config import Config
 from relay import admitting, counting, mappings, parameters, pool, shaping

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -392,8 +392,8 @@ def _chat(parsed: Any) -> ChatRequest:
 
 
 def _changed(before: ChatRequest, after: ChatRequest) -> set[str]:
-    assert is_dataclass(before)
-    return {each.name for each in fields(before) if getattr(before, each.name) != getattr(after, each.name)}
+    names = ChatRequest.__struct_fields__
+    return {name for name in names if getattr(before, name) != getattr(after, name)}
 
 
 def page() -> str:

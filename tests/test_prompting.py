@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from relay import prompting
 from relay.directory import Mapping
@@ -35,7 +36,7 @@ ASSISTANT = Message("assistant", (TextPart("Hello!"),))
 
 
 def asked(*messages: Message, roles: str = "off", **fields: object) -> ChatRequest:
-    chat = replace(ChatRequest(model="gpt-4o", messages=messages), **fields)  # type: ignore[arg-type]
+    chat = structs.replace(ChatRequest(model="gpt-4o", messages=messages), **fields)
     return prompting.for_bot(chat, replace(MAPPING, simulate_roles=roles))
 
 

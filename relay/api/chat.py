@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from django.http import HttpResponse, StreamingHttpResponse
+from msgspec.structs import replace
 from ninja import Router
 
 from relay.api.answers import json_response, parsed, stream_response, told_of

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from relay.errors import BadRequest
 from relay.events import ChatRequest, Event, Finish, Message, TextPart
@@ -93,7 +94,8 @@ async def check(chat: ChatRequest) -> None:
 
 def asked(chat: ChatRequest, declared: Iterable[Parameter], *, writes_calls: bool = False) -> ChatRequest:
     """As the bot is to be asked: with words for what it has no field for, below the client's own instructions."""
-    chat = replace(chat, tools=calls.callable_tools(chat))
+    if chat.tools:
+        chat = replace(chat, tools=calls.callable_tools(chat))
     words = calls.words(chat)
     if writes_calls:
         chat = replace(chat, messages=tuple(map(written_calls.written_out, chat.messages)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -458,7 +458,7 @@ def error_type(exc: RelayError) -> str:
 
 
 def new_id() -> str:
-    return f"chatcmpl-{uuid.uuid4().hex}"
+    return f"chatcmpl-{secrets.token_hex(16)}"
 
 
 def model(name: str, created: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from relay.errors import BadRequest
 from relay.events import ChatRequest, Message, ResponseFormat
@@ -156,13 +156,13 @@ def continued(asked: Asked, before: list[dict[str, Any]], kept: Mapping[str, dic
         kept[item.id] if isinstance(item, Reference) else as_written
         for item, as_written in zip(asked.items, asked.written, strict=True)
     )
-    return replace(asked, chat=replace(asked.chat, messages=messages), written=written)
+    return replace(asked, chat=structs.replace(asked.chat, messages=messages), written=written)
 
 
 def without_store(asked: Asked) -> Asked:
     """The same request, whose answer is not kept though the client wants it: it is told."""
     ignored = tuple(sorted({*asked.chat.ignored, "store"}))
-    return replace(asked, store=False, chat=replace(asked.chat, ignored=ignored))
+    return replace(asked, store=False, chat=structs.replace(asked.chat, ignored=ignored))
 
 
 def _messages(
