@@ -129,15 +129,15 @@ class OutputMeter:
             return False
         since = "".join(self._since)
         tokens, end = counting.count_settled(since)
-        if 2 * end >= len(since):
-            rest = since[end:]
-            self._counted += tokens
-            self._since, self._since_bytes = [rest], _bytes(rest)
-        else:
-            self._counted += min(self._since_bytes, counting.count(since) + SEAM_TOKENS)
-            self._since, self._since_bytes = [], 0
-            self._is_exact = False
-        return self._counted + self._since_bytes + more_bytes <= self.limit
+        rest = since[end:]
+        self._counted += tokens
+        self._since, self._since_bytes = [rest], _bytes(rest)
+        if self._counted + self._since_bytes + more_bytes <= self.limit:
+            return True
+        self._counted += min(self._since_bytes, counting.count(rest) + SEAM_TOKENS)
+        self._since, self._since_bytes = [], 0
+        self._is_exact = False
+        return self._counted + more_bytes <= self.limit
 
     def _count_others(self, said: list[str]) -> int:
         return counting.count("".join(self._said if said is self._thought else self._thought))
