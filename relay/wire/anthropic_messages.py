@@ -6,7 +6,7 @@ What is asked with them is in `anthropic_request.py`.
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -112,7 +112,7 @@ _ODD_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def new_id() -> str:
-    return f"msg_{uuid.uuid4().hex}"
+    return f"msg_{secrets.token_hex(16)}"
 
 
 def usage(counted: Usage) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _thinking_block(text: str = "") -> dict[str, Any]:
 
 
 def _tool_block(call: ToolCall) -> dict[str, Any]:
-    id_ = _ODD_IN_ID.sub("_", call.id) or f"toolu_{uuid.uuid4().hex[:24]}"
+    id_ = _ODD_IN_ID.sub("_", call.id) or f"toolu_{secrets.token_hex(12)}"
     name = call.name or "tool"
     return {"type": "tool_use", "id": id_, "name": name, "input": {}, "caller": {"type": "direct"}}
 

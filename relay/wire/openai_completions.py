@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +162,7 @@ def collect(events: list[Event], *, model: str, counted: Usage, echo: str) -> di
 
 def _head(model: str) -> dict[str, Any]:
     return {
-        "id": f"cmpl-{uuid.uuid4().hex}",
+        "id": f"cmpl-{secrets.token_hex(16)}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": model,

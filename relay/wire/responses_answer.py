@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ class Encoder:
     """Events -> server-sent events. Of a delta only the text and the number are rendered each time."""
 
     def __init__(self, asked: Asked) -> None:
-        self.id = f"resp_{uuid.uuid4().hex}"
+        self.id = f"resp_{secrets.token_hex(16)}"
         # As it was last told; when all is said, the whole response.
         self.response: dict[str, Any] = {
             "id": self.id,
@@ -238,7 +238,7 @@ class Encoder:
             call, added = self._open(
                 "function_call",
                 status="in_progress",
-                call_id=piece.id or f"call_{uuid.uuid4().hex}",
+                call_id=piece.id or f"call_{secrets.token_hex(16)}",
                 name=name,
                 arguments="",
                 **({"namespace": group} if group else {}),
