@@ -49,6 +49,20 @@ def loaded() -> None:
     counting.load()
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text whose tokens are counted, in order."""
+    texts: list[str] = []
+    count = counting.count
+
+    def noted(text: str) -> int:
+        texts.append(text)
+        return count(text)
+
+    monkeypatch.setattr(counting, "count", noted)
+    return texts
+
+
 def tokens(text: str) -> int:
     return counting.count(text)
 
@@ -90,15 +104,7 @@ def test_it_lets_through_as_much_as_may_be_and_says_when_it_cuts(
     assert spent["completion_tokens"] == spent["reasoning_tokens"] + tokens(texts[Text][1]) == meter.counted()
 
 
-def test_what_was_counted_on_the_way_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[str] = []
-    count = counting.count
-
-    def counting_count(text: str) -> int:
-        counted.append(text)
-        return count(text)
-
-    monkeypatch.setattr(counting, "count", counting_count)
+def test_what_was_counted_on_the_way_is_not_counted_again(counted: list[str]) -> None:
     meter = OutputMeter(1_000)
     words = [f" word{n}" for n in range(300)]
 
@@ -107,7 +113,7 @@ def test_what_was_counted_on_the_way_is_not_counted_again(monkeypatch: pytest.Mo
     spent = asyncio.run(meter.usage())
 
     assert sum(map(len, counted)) == len("".join(words))
-    assert spent == {"completion_tokens": count("".join(words)), "reasoning_tokens": 0}
+    assert spent == {"completion_tokens": tokens("".join(words)), "reasoning_tokens": 0}
 
 
 @settings(max_examples=100, deadline=None)
@@ -213,15 +219,7 @@ def test_far_from_the_limit_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) 
     assert not meter.is_full
 
 
-def test_near_the_limit_it_is_counted_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[str] = []
-    real = counting.count
-
-    def count(text: str) -> int:
-        counted.append(text)
-        return real(text)
-
-    monkeypatch.setattr(counting, "count", count)
+def test_near_the_limit_it_is_counted_seldom(counted: list[str]) -> None:
     meter = OutputMeter(4096)
 
     began = time.perf_counter()
