@@ -430,7 +430,8 @@ class Tried:
     asked: list[str] = field(default_factory=list)
 
     async def ask(self, model: str, text: str) -> Locator:
-        """The answer's place on the page."""
+        """The answer's place on the page, which takes no question while it answers one."""
+        await expect(self.page.locator("#send")).to_be_visible()
         await self.page.get_by_label("Model").select_option(model)
         await self.page.get_by_label("Your message").fill(text)
         await self.page.get_by_label("Your message").press("Enter")
