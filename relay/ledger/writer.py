@@ -31,19 +31,19 @@ ADMIT_SECONDS = 2.0
 # So long a settlement waits for company: a transaction costs almost the same for one as for ten. A process that is killed
 # in between has its request counted as reserved.
 COMPANY_SECONDS = 0.005
-# Where several were admitted at once, the next transaction begins so long after that one began.
-CROWD_SECONDS = 0.010
-# Later where the loop takes long to hear an answer, so many times as long: whoever waits, waits for the loop anyway, and
-# fewer transactions leave it more time: with 32 requests at once the ledger's part of each fell from 600 us of CPU to 310,
-# larger pages of memory and quicker indexes included (measured on 2026-11-29).
+# Where several were admitted at once, the next transaction begins so many times as long after that one began as the loop
+# takes to hear an answer: where that is long, whoever waits, waits for the loop anyway, and fewer transactions leave it more
+# time. With 32 requests at once the ledger's part of each fell from 600 us of CPU to 310, larger pages of memory and quicker
+# indexes included. At least 10 ms were 5 ms of each admission beside a loop at 80 % (both measured on 2026-11-29).
 CROWD_LAGS, MOST_CROWD_SECONDS = 5, 0.030
 # How much the last answer counts for in that.
 LAG_WEIGHT = 0.1
 # So many are company enough.
 ENOUGH = 24
-# The thread lets go of the GIL with each statement and waits for it beside a busy loop. At Python's own 5 ms its slowest
-# transactions took twice as long, and nothing else was faster (measured on 2026-11-23).
-SWITCH_SECONDS = 0.0005
+# The thread lets go of the GIL with each statement and waits for it beside a busy loop, so long each time: at Python's own
+# 5 ms its slowest transactions took twice as long, and at 0.5 ms half as long again, as now. Nothing else was slower or
+# faster, on one core or on two (measured on 2026-11-23 and 2026-11-29).
+SWITCH_SECONDS = 0.0001
 # A token's last use is written at most this often by a process, in seconds.
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.1, 1.0
@@ -250,7 +250,7 @@ class Ledger:
     def _await_company(self) -> None:
         """Asleep until there is enough: to wake up for each that comes would take the GIL from whoever brings the next."""
         self._has_company.clear()
-        pause = min(max(CROWD_SECONDS, CROWD_LAGS * self._lag), MOST_CROWD_SECONDS)
+        pause = min(CROWD_LAGS * self._lag, MOST_CROWD_SECONDS)
         left = self._began_at + pause - time.monotonic()
         if left > 0 and self._queue.qsize() < ENOUGH:
             self._has_company.wait(left)
