@@ -19,8 +19,8 @@ from psycopg.pq.abc import PGconn, PGresult
 # The server has deadlines of its own; this is for one that does not answer at all.
 ANSWER_SECONDS = 5.0
 FINE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK, ExecStatus.PIPELINE_SYNC)
-# A statement and its parameter, if it has one.
-Call = tuple[str, bytes | None]
+# A statement's name and its parameters.
+Call = tuple[str, *tuple[bytes, ...]]
 
 
 class Pipe:
@@ -45,15 +45,15 @@ class Pipe:
 
     def run(self, *calls: Call) -> list[bytes | None]:
         """The first value of each statement's first row, all in one round trip. The first error of them is raised."""
-        for name, parameter in calls:
-            self._libpq.send_query_prepared(name.encode(), None if parameter is None else [parameter])
+        for name, *parameters in calls:
+            self._libpq.send_query_prepared(name.encode(), parameters)
         results = self._synchronize(len(calls))
         return [result.get_value(0, 0) if result.ntuples else None for result in results]
 
     def rollback(self) -> None:
         """End the transaction if there is one."""
         if self._libpq.transaction_status != TransactionStatus.IDLE:
-            self.run(("rollback", None))
+            self.run(("rollback",))
 
     @property
     def is_usable(self) -> bool:

@@ -24,6 +24,8 @@ SESSION = (
     "-c lock_timeout=1000 -c statement_timeout=2000 -c idle_in_transaction_session_timeout=2000 -c TimeZone=UTC "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c client_encoding=UTF8"
 )
+# As pg_stat_activity and PostgreSQL's log name the ledger's connection, unless PGAPPNAME says otherwise.
+APPLICATION_NAME = "poe-relay ledger"
 CONFLICTS = (
     errors.DeadlockDetected,
     errors.SerializationFailure,
@@ -46,7 +48,7 @@ TYPES = {
 }
 
 
-# Where the rows are that a statement is given: its parameter, a JSON array of objects.
+# Where the rows are that a statement is given: its first parameter, a JSON array of objects.
 GIVEN = "$1::json"
 
 
@@ -80,12 +82,13 @@ READ_ROWS = _all(
     f"SELECT {', '.join(c if c != 'key_id' else 'coalesce(key_id, 0) AS key_id' for c in sql.ROW_COLUMNS)} "  # noqa: S608
     "FROM relay_usagerecord WHERE id = ANY($1::uuid[])"
 )
-# One statement: each that is sent and answered lets go of the GIL, and waits for it beside a busy loop.
+# One statement: each that is sent and answered lets go of the GIL, and waits for it beside a busy loop. A parameter for each
+# of its parts: to find one in a JSON object, the server reads all of it.
 WRITE = f"""
-WITH meters AS ({_update("relay_meter", sql.METER_COLUMNS[1:], "$1::json->'meters'", id="text")}),
-records AS ({_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$1::json->'records'")}),
-rows AS ({_update("relay_usagerecord", sql.CHANGED_COLUMNS, "$1::json->'rows'")})
-{_insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, "$1::json->'hours'", images="bigint", total_ms="bigint")}
+WITH meters AS ({_update("relay_meter", sql.METER_COLUMNS[1:], "$1::json", id="text")}),
+records AS ({_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$2::json")}),
+rows AS ({_update("relay_usagerecord", sql.CHANGED_COLUMNS, "$3::json")})
+{_insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, "$4::json", images="bigint", total_ms="bigint")}
 """
 STATEMENTS = {
     "begin": "BEGIN",
@@ -132,6 +135,7 @@ class PostgresStore:
             "connect_timeout": 2,
             "tcp_user_timeout": 3000,
             "options": SESSION,
+            "fallback_application_name": APPLICATION_NAME,
         }
         self._pipe: Pipe | None = None
         self._known: set[str] = set()
@@ -150,7 +154,7 @@ class PostgresStore:
         unknown = [Meter(id_) for id_ in wanted if id_ not in self._known]
         calls: list[Call] = [("make_meters", _json(unknown))] if unknown else []
         calls += [("read_meters", _array(wanted)), ("read", _array(id_.hex for id_ in ids))]
-        meters, read = pipe.run(("begin", None), *calls)[-2:]
+        meters, read = pipe.run(("begin",), *calls)[-2:]
         version, now, rows = msgspec.json.decode(read or b"", type=tuple[int, int, list[Row]])
         return Page(
             process=self.process,
@@ -166,7 +170,7 @@ class PostgresStore:
         except (ValueError, OverflowError) as exc:  # half a surrogate pair, a number beyond 64 bits
             self.rollback()
             raise BadItem(type(exc).__name__) from exc
-        self._do(lambda pipe: pipe.run(*calls, ("commit", None)))
+        self._do(lambda pipe: pipe.run(*calls, ("commit",)))
 
     def rollback(self) -> None:
         if self._pipe is None:
@@ -179,7 +183,7 @@ class PostgresStore:
     # For the sweep.
 
     def processes(self) -> tuple[int, dict[str, int], set[str]]:
-        now, living, busy = self._do(lambda pipe: pipe.run(("now", None), ("living", None), ("busy", None)))
+        now, living, busy = self._do(lambda pipe: pipe.run(("now",), ("living",), ("busy",)))
         beats = {found["name"]: found["heartbeat_at"] for found in msgspec.json.decode(living or b"[]")}
         return int(now or 0), beats, set(msgspec.json.decode(busy or b"[]"))
 
@@ -195,9 +199,9 @@ class PostgresStore:
 
     def set_slots(self, meter_ids: list[str]) -> None:
         def correct(pipe: Pipe) -> None:
-            pipe.run(("begin", None), ("read_meters", _array(sorted(meter_ids))))
+            pipe.run(("begin",), ("read_meters", _array(sorted(meter_ids))))
             right = [{"id": id_, "n": n} for id_, _said, n in _wrong_slots(pipe) if id_ in meter_ids]
-            pipe.run(("set_slots", _json(right)), ("commit", None))
+            pipe.run(("set_slots", _json(right)), ("commit",))
 
         self._do(correct)
 
@@ -235,13 +239,9 @@ def _writes(page: Page) -> list[Call]:
             calls.append((name, _json(rows)))
 
     if page.touched or page.inserted or page.updated:
-        batch = {
-            "meters": list(page.touched.values()),
-            "records": page.inserted,
-            "rows": list(page.updated.values()),
-            "hours": [dict(zip(sql.HOUR_COLUMNS, row, strict=True)) for row in page.hours.rows()],
-        }
-        calls.append(("write", _json(batch)))
+        hours = [dict(zip(sql.HOUR_COLUMNS, row, strict=True)) for row in page.hours.rows()]
+        parts = (list(page.touched.values()), page.inserted, list(page.updated.values()), hours)
+        calls.append(("write", *map(_json, parts)))
     write("add_refusals", [_refusal(*key, n) for key, n in sorted(page.refusals.items())])
     write("touch_tokens", page.used_tokens)
     if page.heartbeat:
@@ -254,7 +254,7 @@ def _refusal(*values: object) -> dict[str, object]:
 
 
 def _wrong_slots(pipe: Pipe) -> list[tuple[str, int, int]]:
-    found = msgspec.json.decode(pipe.run(("wrong_slots", None))[0] or b"[]")
+    found = msgspec.json.decode(pipe.run(("wrong_slots",))[0] or b"[]")
     return [(each["id"], each["in_flight"], each["open"]) for each in found]
 
 
