@@ -117,6 +117,9 @@ class HardenedRequest(DirectReply):
         # Not parsed by Twisted: a form of any length would hold up the loop.
         super().__init__(channel, *args, parsePOSTFormSubmission=False)
 
+    def takes_more(self) -> bool:
+        return self.can_write.is_set() and super().takes_more()
+
     def gotLength(self, length: int | None) -> None:
         # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.
         self.content = BytesIO()

@@ -20,6 +20,7 @@ from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
+from proxy_site.replies import REPLY
 from relay.api.answers import ErrorResponse, StreamedAnswer, error_response
 from relay.api.dialects import spoken
 from relay.api.request import ApiRequest
@@ -75,6 +76,8 @@ class LeanHandler:
             response = await self._answer(scope, body, visit)
             # An answer may take minutes, and what was asked may be long.
             del body
+            if isinstance(response, StreamedAnswer) and (reply := scope.get(REPLY)) is not None:
+                response.leaves_by(reply, visit)
             await self._respond(scope["method"], response, visit, headers, send, watch)
         except asyncio.CancelledError:
             # The client hung up, and whatever the request held was let go of and settled; or else the server stops.

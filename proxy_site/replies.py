@@ -19,6 +19,8 @@ from twisted.internet.tcp import Server as Connection
 from twisted.web import http
 
 ASGI = {"version": "3.0"}
+# In the scope: the reply itself, by which parts of a body leave that nobody has to wait for.
+REPLY = "poe_relay.reply"
 NO_BODY = frozenset(http.NO_BODY_CODES)
 BAD_IN_VALUE = re.compile(b"[%b]" % re.escape(bytes(INVALID_HEADER_VALUE_BYTES)))
 
@@ -90,6 +92,7 @@ class DirectReply(WebRequest):
                 "headers": headers,
                 "client": self.client_addr,
                 "server": self.server_addr,
+                REPLY: self,
             },
         )
         self.application_queue = inbox
@@ -124,6 +127,16 @@ class DirectReply(WebRequest):
             self._say(message.get("body", b""), message.get("more_body", False))
         else:
             raise ValueError(f"no such message: {kind}")
+
+    def takes_more(self) -> bool:
+        """Whether a part of the body that is said now leaves, as far as anybody knows."""
+        return (
+            not self.finished and self.channel is not None and not self._disconnected and self._head is None
+        )
+
+    def say(self, part: bytes) -> None:
+        """A part of a body that has begun and goes on."""
+        self._say(part, True)
 
     def has_said_nothing(self) -> bool:
         """Whether nothing was sent yet: a head that was not, is forgotten."""

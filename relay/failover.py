@@ -50,6 +50,8 @@ class Answering(Protocol):
     ignored: tuple[str, ...]
     shape: Shape | None
 
+    def say_at_once(self, events: list[Event]) -> bool: ...
+
     async def move(
         self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard, accounting: str
     ) -> None: ...
@@ -130,7 +132,10 @@ class Failover:
                 self._relay.keeper, key, is_probe=self._answer.is_probe, instead_of=self._failures
             )
             stream = self._relay.poe.stream(
-                self._prompt, bot=self._mapping.bot, key=self._relay.credential(key, account)
+                self._prompt,
+                bot=self._mapping.bot,
+                key=self._relay.credential(key, account),
+                at_once=self._answer.say_at_once,
             )
             try:
                 return await self._answer.begin(stream, self._mapping, self._fallback, self._trial)

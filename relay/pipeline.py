@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -333,6 +334,15 @@ def _amended(chat: ChatRequest, unfit: UnfitAnswer) -> ChatRequest:
     return replace(chat, messages=(*chat.messages, *said, Message("user", (TextPart(unfit.again),))))
 
 
+class Outlet(Protocol):
+    """Where events leave for the client at once, past whoever iterates."""
+
+    def is_open(self) -> bool:
+        """Whether the client takes more now."""
+
+    def say(self, events: list[Event]) -> None: ...
+
+
 class Answer:
     """A bot's answer as it comes, in events that never have to be unsaid, one list per read of the upstream.
 
@@ -361,6 +371,7 @@ class Answer:
         "_max_tokens",
         "_meter",
         "_noted",
+        "_outlet",
         "_rates",
         "_reserved",
         "_second",
@@ -406,6 +417,7 @@ class Answer:
         self._unfit: UnfitAnswer | None = None
         # The answer in its place.
         self._second: Answer | None = None
+        self._outlet: Outlet | None = None
         self._heartbeat = relay.config.relay.keep_alive_seconds
         self._heard_at = began
         self.usage = Usage(admitted.reservation.prompt_tokens, 0)
@@ -495,6 +507,22 @@ class Answer:
             raise
         if self._first or self._has_ended:
             trial.answered()
+
+    def leaves_through(self, outlet: Outlet) -> None:
+        """Whoever iterates has said all that came so far: what comes while he waits may leave without waking him."""
+        if self.shape is None and self._ask_again is None and self.admission.streamed:
+            self._outlet = outlet
+
+    def say_at_once(self, events: list[Event]) -> bool:
+        """Whether these have left, which nothing had to be waited for: they are mere text, and the reservation covers them."""
+        outlet = self._outlet
+        if outlet is None or self._first_byte_ms is None:
+            return False
+        if not (self._transcript.lets_through(events) and outlet.is_open() and self._meter.take(events)):
+            return False
+        self._transcript.feed(events)
+        outlet.say(events)
+        return True
 
     def may_ask_again(self, ask_again: Callable[[UnfitAnswer], Awaitable[Answer]]) -> None:
         """Once, if the answer turns out to be unfit."""

@@ -437,6 +437,15 @@ class Transcript:
         self._reasoning = ["".join(self._reasoning)]
         return self._reasoning[0]
 
+    def lets_through(self, events: list[Event]) -> bool:
+        """Whether `feed` gives these back as they are."""
+        if not self._is_flowing:
+            return False
+        for event in events:  # noqa: SIM110 this runs for each word, and a generator costs more than the word
+            if type(event) is not Text or not event.text:
+                return False
+        return True
+
     def feed(self, events: list[Event]) -> list[Event]:
         new = self._new = []
         for event in events:

@@ -19,6 +19,7 @@ from relay.events import Event, Usage
 from relay.limits import RateLimits
 from relay.pipeline import Answer
 from relay.stored_files import Kept
+from relay.visit import Visit
 from relay.wire import sse
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,15 @@ def add_rate_limits(response: HttpResponseBase, standing: RateLimits | None, dia
             response[name] = value
 
 
+class Reply(Protocol):
+    """A client's connection, whose answer has begun."""
+
+    def takes_more(self) -> bool:
+        """Whether a part leaves now, or would wait for the client."""
+
+    def say(self, part: bytes) -> None: ...
+
+
 class StreamedAnswer(StreamingHttpResponse):
     """However its sending ends, `leave` lets go of the bot before the answer is settled.
 
@@ -78,6 +88,11 @@ class StreamedAnswer(StreamingHttpResponse):
     def __init__(self, answer: Answer, stream: Stream) -> None:
         super().__init__(stream, content_type="text/event-stream")
         self._answer = answer
+        self._stream = stream
+
+    def leaves_by(self, reply: Reply, visit: Visit) -> None:
+        """What comes while its iterator waits may leave past it."""
+        self._stream.reply, self._stream.visit = reply, visit
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Not through two generators of Django's: they cost 700 bytes for each stream and time for each part."""
@@ -154,14 +169,20 @@ class Stream:
         self._encoder = encoder
         self._keep_alive = keep_alive
         self._before_end = before_end
+        self.reply: Reply | None = None
+        self.visit: Visit | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         encode_all, keep_alive = self._encoder.encode_all, self._keep_alive
         head = self._encoder.start()
+        may_leave_past = self.reply is not None
         try:
             async for events in self._answer:
                 yield head + (encode_all(events) if events else keep_alive)
                 head = b""
+                if may_leave_past:
+                    self._answer.leaves_through(self)
+                    may_leave_past = False
             end = self._encoder.end(self._answer.usage)
             if self._before_end is not None:
                 await self._before_end()
@@ -173,6 +194,15 @@ class Stream:
                 "request %s failed while it streamed", self._answer.admission.request_id, exc_info=exc
             )
             yield head + self._encoder.fail(RelayError("The relay failed in the middle of this answer."))
+
+    def is_open(self) -> bool:
+        return self.reply is not None and self.reply.takes_more()
+
+    def say(self, events: list[Event]) -> None:
+        assert self.reply is not None and self.visit is not None
+        part = self._encoder.encode_all(events)
+        self.visit.sent_bytes += len(part)
+        self.reply.say(part)
 
     def close(self) -> None:
         self._answer.close()

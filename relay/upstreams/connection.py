@@ -55,6 +55,7 @@ class Connection(asyncio.Protocol):
         "_waiter",
         "headers",
         "is_closed",
+        "on_piece",
         "status",
     )
 
@@ -91,6 +92,8 @@ class Connection(asyncio.Protocol):
         self._has_ended = False
         self._failure: str | None = None
         self._body.clear()
+        # Given what arrives while somebody waits for it; False: who waits is to be woken.
+        self.on_piece: Callable[[bytes], bool] | None = None
 
     # For who asks.
 
@@ -158,8 +161,13 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
+    def wait_on(self, until: float) -> None:
+        """Whoever waits, waits until this later time of the loop's clock."""
+        self._until = until
+
     def leave(self, patience: float) -> None:
         """Nothing more will be taken: closes the connection at once, unless the answer ends in that many seconds."""
+        self.on_piece = None
         if self._has_ended:
             self._end()
         elif patience and self._failure is None:
@@ -223,8 +231,14 @@ class Connection(asyncio.Protocol):
         if self._arrived > _MOST_WAITING and not self._is_paused:
             self._is_paused = True
             transport.pause_reading()
-        if self._body or self._has_ended or not had_answered:
+        if not had_answered or self._has_ended or (self._body and not self._is_taken_at_once()):
             self._wake()
+
+    def _is_taken_at_once(self) -> bool:
+        waiter = self._waiter
+        if self.on_piece is None or waiter is None or waiter.done() or self._arrived > _BATCH:
+            return False
+        return self.on_piece(self._next_batch())
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.is_closed:
@@ -297,6 +311,7 @@ class Connection(asyncio.Protocol):
         self.is_closed = True
         self._is_asking = False
         self._transport = None
+        self.on_piece = None
         del self._parser  # which holds this object: nothing is left for the garbage collector
         self._unsent = memoryview(b"")
         if self._timer is not None:

@@ -6,7 +6,7 @@ Questions go over connections of our own, for speed; files that they bring along
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -64,9 +64,18 @@ class Poe:
         self._pool = Pool(Dialer(deadlines.connect))
         self._uploader = Uploader(deadlines, kept)
 
-    async def stream(self, chat: ChatRequest, *, bot: str, key: Key) -> AsyncGenerator[list[Event], None]:
+    async def stream(
+        self,
+        chat: ChatRequest,
+        *,
+        bot: str,
+        key: Key,
+        at_once: Callable[[list[Event]], bool] | None = None,
+    ) -> AsyncGenerator[list[Event], None]:
         """Yields what arrived together as one list, and an empty one after `heartbeat` seconds of silence,
         be it before Poe's status or after.
+
+        While it is waited for, what arrives is given to `at_once`: if that takes it, it is not yielded.
 
         Raises UpstreamError or UserError. Closing it, or cancelling who waits for it, closes the connection.
         """
@@ -114,6 +123,8 @@ class Poe:
                 if connection.status != 200:
                     raise await _refusal(connection, key.secret)
                 _refuse_all_but_events(connection)
+                if at_once is not None:
+                    answer.tell(at_once)
                 while (said := await answer.read()) is not None:
                     yield said
                 if not answer.has_begun:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.errors import RelayError, UpstreamBroken, UpstreamOutOfTime, UpstreamTimeout
@@ -30,6 +31,7 @@ class Answer:
     """An answer while it is read: what its events mean, and when its patience ends."""
 
     __slots__ = (
+        "_at_once",
         "_beat_at",
         "_begun",
         "_connection",
@@ -37,6 +39,7 @@ class Answer:
         "_ended",
         "_failure",
         "_first_at",
+        "_kept",
         "_last_read",
         "_loop",
         "_reader",
@@ -65,7 +68,10 @@ class Answer:
         self._last_read = 0.0
         self._begun = False  # has the first event come?
         self._ended = False  # has `done` come?
-        self._failure: RelayError | None = None
+        self._failure: Exception | None = None
+        self._at_once: Callable[[list[Event]], bool] | None = None
+        # Heard while `read` waited, and not taken at once.
+        self._kept: list[Event] | None = None
 
     async def has_head(self) -> bool:
         """Whether the status has come, for which it waits as long as a heartbeat."""
@@ -82,6 +88,31 @@ class Answer:
         self._last_read = self._loop.time()
         return True
 
+    def tell(self, at_once: Callable[[list[Event]], bool]) -> None:
+        """What arrives while `read` waits is given to `at_once` first: if it takes it, `read` waits on.
+
+        A task that sleeps through the words of its answer costs them nothing: a third of the CPU of each.
+        """
+        self._at_once = at_once
+        self._connection.on_piece = self._hear
+
+    def _hear(self, chunk: bytes) -> bool:
+        assert self._at_once is not None
+        now = self._last_read = self._loop.time()
+        said: list[Event] = []
+        try:
+            said = self._take(chunk)
+            if said:
+                self._beat_at = now + self._deadlines.heartbeat
+            may_go_on = not self._ended and self._failure is None and now <= self._total_at
+            if may_go_on and (not said or self._at_once(said)):
+                self._connection.wait_on(min(self._beat_at, self._silent_at(), self._total_at))
+                return True
+        except Exception as exc:  # whose request it is, is told by `read`
+            said, self._failure = [], exc
+        self._kept = said
+        return False
+
     async def read(self) -> list[Event] | None:
         """What arrives next; nothing for a heartbeat; None at the end."""
         connection = self._connection
@@ -92,11 +123,15 @@ class Answer:
                 raise _out_of_time(self._deadlines.total)
             chunk = connection.take()
             if chunk is None:
-                silent_at = self._last_read + self._deadlines.idle if self._begun else self._first_at
-                await connection.wait(min(self._beat_at, silent_at, self._total_at))
+                await connection.wait(min(self._beat_at, self._silent_at(), self._total_at))
+                if self._kept is not None:
+                    said, self._kept = self._kept, None
+                    if said:
+                        return said
+                    continue
                 chunk = connection.take()
                 if chunk is None:
-                    return self._nothing(silent_at)
+                    return self._nothing()
             if not chunk:
                 return None
             now = self._last_read = self._loop.time()
@@ -106,10 +141,13 @@ class Answer:
                 return said
         return None
 
-    def _nothing(self, silent_at: float) -> list[Event]:
+    def _silent_at(self) -> float:
+        return self._last_read + self._deadlines.idle if self._begun else self._first_at
+
+    def _nothing(self) -> list[Event]:
         """A heartbeat, unless patience has ended."""
         now = self._loop.time()
-        self._check(now, silent_at)
+        self._check(now, self._silent_at())
         self._beat_at = now + self._deadlines.heartbeat
         return []
 

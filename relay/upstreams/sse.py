@@ -9,6 +9,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An event as nearly all are. Its length is that of its name, of its data and of the signs around them.
 _ORDINARY = re.compile(rb"event: ([^\n]*)\ndata: ([^\n]*)\n\n")
 _SIGNS = len(b"event: \ndata: \n\n")
+# One alone, as a word comes that is waited for.
+_ONE = re.compile(rb"event: ([^\r\n]*)(\r?\n)data: ([^\r\n]*)\2\2")
 # As nearly all are called.
 _KNOWN = {b"text": "text"}
 
@@ -40,6 +42,10 @@ class SSEReader:
 
     def feed(self, chunk: bytes) -> list[tuple[str, bytes]]:
         """The events that are complete with this chunk. Raises EventTooLarge."""
+        if not self._size and not self._partial and (one := _ONE.fullmatch(chunk)) and len(chunk) <= self._limit:
+            self._at_start = self._after_return = False
+            name, _newline, data = one.groups()
+            return [(_KNOWN.get(name) or name.decode("utf-8", "replace"), data)]
         if self._after_return or b"\r" in chunk:
             chunk = self._with_plain_newlines(chunk)
         if not self._size and not self._partial and len(chunk) <= self._limit:

@@ -6,7 +6,7 @@ import asyncio
 import email.utils
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -21,6 +21,7 @@ from relay.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamOutOfPoints,
+    UpstreamOutOfTime,
     UpstreamRateLimited,
     UpstreamTimeout,
     UpstreamUnauthorized,
@@ -1018,3 +1019,95 @@ async def test_the_secret_is_in_no_failure_and_no_repr() -> None:
         told += [str(error), repr(error), error.message, "".join(traceback.format_exception(error))]
 
     assert not [words for words in told if SECRET in words or "hunter2" in words]
+
+
+# What leaves past whoever waits for it.
+
+
+def takes_into(taken: list[Event]) -> Callable[[list[Event]], bool]:
+    def at_once(said: list[Event]) -> bool:
+        taken.extend(said)
+        return True
+
+    return at_once
+
+
+async def test_what_is_waited_for_is_taken_at_once() -> None:
+    order: list[tuple[str, list[Event]]] = []
+
+    def at_once(said: list[Event]) -> bool:
+        order.append(("at once", said))
+        return said != [Text("c")]
+
+    poe = Poe()
+    half, other_half = text("b")[:9], text("b")[9:]
+    script = pausing(0.05, text("a"), 0.05, half, 0.05, other_half, 0.05, text("c"), 0.05, text("d"), DONE)
+    async with scripted.upstream(script) as upstream:
+        async for batch in poe.stream(HELLO, bot="B", key=upstream.key(), at_once=at_once):
+            order.append(("read", batch))
+        await poe.close()
+
+    a, b, c, d = ([Text(letter)] for letter in "abcd")
+    assert order[:4] == [("at once", a), ("at once", b), ("at once", c), ("read", c)]
+    # With its end or just before it.
+    assert order[4:] in ([("read", d)], [("at once", d)])
+
+
+async def test_what_is_taken_at_once_is_a_sign_of_life() -> None:
+    taken: list[Event] = []
+    poe = Poe(Deadlines(idle=0.2, heartbeat=0.15))
+    script = pausing(*[step for number in range(12) for step in (0.05, text(str(number)))], 5.0)
+    async with scripted.upstream(script) as upstream:
+        answer = poe.stream(HELLO, bot="B", key=upstream.key(), at_once=takes_into(taken))
+
+        assert await anext(answer) == []  # nothing for a heartbeat, since all of it is said
+        assert taken == [Text(str(number)) for number in range(12)]
+        with pytest.raises(UpstreamTimeout, match="fell silent"):
+            while True:
+                await anext(answer)
+        await poe.close()
+
+
+async def test_a_bot_that_is_taken_at_once_has_no_more_time_than_another() -> None:
+    taken: list[Event] = []
+    poe = Poe(Deadlines(total=0.3))
+    script = pausing(*[step for number in range(50) for step in (0.02, text(str(number)))])
+    async with scripted.upstream(script) as upstream:
+        with pytest.raises(UpstreamOutOfTime):
+            answer = poe.stream(HELLO, bot="B", key=upstream.key(), at_once=takes_into(taken))
+            taken += [event async for batch in answer for event in batch]
+        await asyncio.wait_for(upstream.left.wait(), 1)
+        await poe.close()
+
+    assert 5 < len(taken) < 25
+    assert taken == [Text(str(number)) for number in range(len(taken))]
+
+
+async def test_a_failure_of_who_takes_at_once_is_told_to_who_waits() -> None:
+    def at_once(said: list[Event]) -> bool:
+        raise LookupError("broken")
+
+    poe = Poe()
+    async with scripted.upstream(pausing(0.03, text("a"), 5.0)) as upstream:
+        with pytest.raises(LookupError, match="broken"):
+            await anext(poe.stream(HELLO, bot="B", key=upstream.key(), at_once=at_once))
+        await asyncio.wait_for(upstream.left.wait(), 1)
+        await poe.close()
+
+
+@pytest.mark.parametrize(
+    ("failing", "kind"),
+    [(event("error", {"text": "gone"}), UpstreamBroken), (b"data: " + b"x" * 5_000, UpstreamBroken)],
+)
+async def test_a_failure_after_words_that_were_taken_at_once(failing: bytes, kind: type[Exception]) -> None:
+    said: list[Event] = []
+    poe = Poe(max_event_bytes=4096)
+    async with scripted.upstream(pausing(0.03, text("a"), 0.03, text("b") + failing)) as upstream:
+        answer = poe.stream(HELLO, bot="B", key=upstream.key(), at_once=takes_into(said))
+
+        said += await anext(answer)  # what came with the failure
+        with pytest.raises(kind):
+            await anext(answer)
+        await poe.close()
+
+    assert said == [Text("a"), Text("b")]
