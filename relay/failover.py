@@ -135,7 +135,7 @@ class Failover:
                 self._prompt,
                 bot=self._mapping.bot,
                 key=self._relay.credential(key, account),
-                at_once=self._answer.say_at_once,
+                at_once=self._answer.say_at_once if self._answer.admission.streamed else None,
             )
             try:
                 return await self._answer.begin(stream, self._mapping, self._fallback, self._trial)

@@ -766,6 +766,7 @@ class Answer:
         if self._settled:
             return
         self._settled = True
+        self._outlet = None  # which holds this object: nothing is left for the garbage collector
         self._cancelling.ends(self.admission.id)
         if self._is_stopped and outcome == "disconnected":  # it was stopped while the client did not read
             outcome, error_code = "failed", Stopped.code

@@ -20,6 +20,8 @@ from relay.errors import UpstreamBroken, UpstreamUnreachable
 _MOST_WAITING = 12 * 1024
 _SYSTEM_BUFFER = 16 * 1024
 _BATCH = 10 * 1024
+# More than some words is not taken at once: what else comes in this turn of the loop leaves together with it.
+_WORDS = 1024
 _LARGEST_HEAD = 64 * 1024
 _PIECE = 256 * 1024  # of a question that is sent in pieces, one in a turn of the loop
 _CLOCK_STEP = 0.001  # uvloop's clock has whole milliseconds, so a timer may ring a bit early
@@ -236,7 +238,7 @@ class Connection(asyncio.Protocol):
 
     def _is_taken_at_once(self) -> bool:
         waiter = self._waiter
-        if self.on_piece is None or waiter is None or waiter.done() or self._arrived > _BATCH:
+        if self.on_piece is None or waiter is None or waiter.done() or self._arrived > _WORDS:
             return False
         return self.on_piece(self._next_batch())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 
 from proxy_site.lean import LeanHandler
 from proxy_site.replies import REPLY
-from relay import counting
+from relay import counting, pipeline
+from relay.api import answers
+from relay.upstreams import poe_answer
 from relay.visit import Visit
 from tests import cast as people
 from tests.api.test_chat import settled
@@ -200,3 +203,29 @@ async def test_an_encoder_that_fails_ends_the_answer_with_an_error(
     assert client.events()[-1]["error"]["type"] == "server_error"
     (record,) = await settled()
     assert (record.outcome, record.error_code) == ("failed", "internal_error")
+
+
+async def test_nothing_is_left_for_the_garbage_collector(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    """Each answer holds its whole text: a circle of what lies on its way would stay until the collector walks by."""
+    await says(demo, ("done", {}))
+    kinds = (pipeline.Answer, poe_answer.Answer, answers.Stream)
+
+    def left() -> list[str]:
+        return [type(each).__name__ for each in gc.get_objects() if type(each) in kinds]
+
+    await Client().ask(api, cast.bob.plain, "/v1/chat/completions")
+    await settled()
+    gc.collect()
+    before = left()
+    gc.disable()
+    try:
+        client = Client()
+        await client.ask(api, cast.bob.plain, "/v1/chat/completions")
+        assert client.past
+        await settled(2)
+        # The ledger's thread lets go of its last batch when the next one comes.
+        await api.chat(cast.bob.plain, "demo-echo")
+        await settled(3)
+        assert len(left()) <= len(before)
+    finally:
+        gc.enable()
