@@ -118,7 +118,9 @@ class HardenedRequest(DirectReply):
         super().__init__(channel, *args, parsePOSTFormSubmission=False)
 
     def takes_more(self) -> bool:
-        return self.can_write.is_set() and super().takes_more()
+        # As its parent has it, in one frame: this is asked for each word.
+        is_here = not self.finished and self.channel is not None and not self._disconnected
+        return is_here and self._head is None and self.can_write.is_set()
 
     def gotLength(self, length: int | None) -> None:
         # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.

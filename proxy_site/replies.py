@@ -33,10 +33,14 @@ class DirectConnection(Connection):
 
     def write(self, data: bytes) -> None:
         if self.connected and not (self._tempDataLen or self.dataBuffer or self._writeDisconnected):
-            sent = self.writeSomeData(data)
-            # A lost connection is found again, and dealt with, when the loop writes.
-            if isinstance(sent, int) and sent > 0:
-                data = data[sent:]
+            try:
+                sent = self.socket.send(data)
+            except OSError:
+                # It takes nothing now; a lost connection is found again, and dealt with, when the loop writes.
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
         if data:
             super().write(data)
 
@@ -77,24 +81,23 @@ class DirectReply(WebRequest):
         self.server_addr = [str(self.host.host), self.host.port]
         self.client_scheme = "https" if self.isSecure() else "http"
         self.query_string = query
-        inbox = self.server.create_application(
-            self,
-            {
-                "type": "http",
-                "asgi": ASGI,
-                "http_version": self.clientproto.rpartition(b"/")[2].decode("ascii"),
-                "method": self.method.decode("ascii"),
-                "path": unquote(path.decode("ascii")),
-                "raw_path": path,
-                "root_path": self.root_path,
-                "scheme": self.client_scheme,
-                "query_string": query,
-                "headers": headers,
-                "client": self.client_addr,
-                "server": self.server_addr,
-                REPLY: self,
-            },
-        )
+        scope = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": self.clientproto.rpartition(b"/")[2].decode("ascii"),
+            "method": self.method.decode("ascii"),
+            "path": unquote(path.decode("ascii")),
+            "raw_path": path,
+            "root_path": self.root_path,
+            "scheme": self.client_scheme,
+            "query_string": query,
+            "headers": headers,
+            "client": self.client_addr,
+            "server": self.server_addr,
+        }
+        if self.method != b"HEAD":
+            scope[REPLY] = self
+        inbox = self.server.create_application(self, scope)
         self.application_queue = inbox
         if inbox is not None:
             inbox.put_nowait({"type": "http.request", "body": self.content.getvalue(), "more_body": False})
@@ -135,8 +138,9 @@ class DirectReply(WebRequest):
         )
 
     def say(self, part: bytes) -> None:
-        """A part of a body that has begun and goes on."""
-        self._say(part, True)
+        """A part of a body that has begun and goes on. Only while it `takes_more`."""
+        self.sentLength += len(part)
+        self.channel.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self.chunked else part)
 
     def has_said_nothing(self) -> bool:
         """Whether nothing was sent yet: a head that was not, is forgotten."""

@@ -50,7 +50,7 @@ class OutputMeter:
         if self.is_full:
             return False
         if self.limit is not None:
-            text = "".join(said) + "".join(thought)
+            text = said[0] if len(said) == 1 and not thought else "".join([*said, *thought])
             size = _bytes(text)
             if not self._surely_fits(size):
                 return False

@@ -163,10 +163,6 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
-    def wait_on(self, until: float) -> None:
-        """Whoever waits, waits until this later time of the loop's clock."""
-        self._until = until
-
     def leave(self, patience: float) -> None:
         """Nothing more will be taken: closes the connection at once, unless the answer ends in that many seconds."""
         self.on_piece = None

@@ -106,7 +106,6 @@ class Answer:
                 self._beat_at = now + self._deadlines.heartbeat
             may_go_on = not self._ended and self._failure is None and now <= self._total_at
             if may_go_on and (not said or self._at_once(said)):
-                self._connection.wait_on(min(self._beat_at, self._silent_at(), self._total_at))
                 return True
         except Exception as exc:  # whose request it is, is told by `read`
             said, self._failure = [], exc
@@ -123,7 +122,7 @@ class Answer:
                 raise _out_of_time(self._deadlines.total)
             chunk = connection.take()
             if chunk is None:
-                await connection.wait(min(self._beat_at, self._silent_at(), self._total_at))
+                await connection.wait(self._due_at())
                 if self._kept is not None:
                     said, self._kept = self._kept, None
                     if said:
@@ -131,6 +130,8 @@ class Answer:
                     continue
                 chunk = connection.take()
                 if chunk is None:
+                    if self._loop.time() + _CLOCK_STEP < self._due_at():
+                        continue  # something was taken at once meanwhile
                     return self._nothing()
             if not chunk:
                 return None
@@ -140,6 +141,10 @@ class Answer:
                 self._beat_at = now + self._deadlines.heartbeat
                 return said
         return None
+
+    def _due_at(self) -> float:
+        """When it is time for a heartbeat or the end of patience, if nothing comes."""
+        return min(self._beat_at, self._silent_at(), self._total_at)
 
     def _silent_at(self) -> float:
         return self._last_read + self._deadlines.idle if self._begun else self._first_at

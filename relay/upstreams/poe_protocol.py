@@ -156,8 +156,8 @@ def read(name: str, data: bytes, into: list[Event]) -> None:
 
 
 def texts(events: list[tuple[str, bytes]]) -> list[Event] | None:
-    """What `read` makes of several events that are nothing but text, decoded at once; None: read them one by one."""
-    if len(events) < 2 or {name for name, _data in events} != {"text"}:
+    """What `read` makes of events that are nothing but text, decoded at once; None: read them one by one."""
+    if {name for name, _data in events} != {"text"}:
         return None
     data = b"[%b]" % b",".join([data for _name, data in events])
     if b'"index"' in data:
