@@ -42,7 +42,8 @@ class SSEReader:
 
     def feed(self, chunk: bytes) -> list[tuple[str, bytes]]:
         """The events that are complete with this chunk. Raises EventTooLarge."""
-        if not self._size and not self._partial and (one := _ONE.fullmatch(chunk)) and len(chunk) <= self._limit:
+        is_between_events = not self._size and not self._partial and len(chunk) <= self._limit
+        if is_between_events and (one := _ONE.fullmatch(chunk)):
             self._at_start = self._after_return = False
             name, _newline, data = one.groups()
             return [(_KNOWN.get(name) or name.decode("utf-8", "replace"), data)]
