@@ -100,12 +100,14 @@ class Answer:
         assert self._at_once is not None
         now = self._last_read = self._loop.time()
         said: list[Event] = []
+        had_begun = self._begun
         try:
             said = self._take(chunk)
             if said:
                 self._beat_at = now + self._deadlines.heartbeat
             may_go_on = not self._ended and self._failure is None and now <= self._total_at
-            if may_go_on and (not said or self._at_once(said)):
+            # With the first event another deadline counts: whoever waits sets his alarm by it.
+            if may_go_on and (self._at_once(said) if said else had_begun == self._begun):
                 return True
         except Exception as exc:  # whose request it is, is told by `read`
             said, self._failure = [], exc
@@ -113,11 +115,15 @@ class Answer:
         return False
 
     async def read(self) -> list[Event] | None:
-        """What arrives next; nothing for a heartbeat; None at the end."""
+        """What arrives next and is not taken at once; nothing for a heartbeat; None at the end."""
         connection = self._connection
         while not self._ended:
             if self._failure is not None:
-                raise self._failure
+                failure, self._failure = self._failure, None
+                try:
+                    raise failure
+                finally:
+                    del failure  # its traceback holds this frame
             if self._last_read > self._total_at:  # a bot that never pauses lets no alarm ring
                 raise _out_of_time(self._deadlines.total)
             chunk = connection.take()

@@ -176,7 +176,9 @@ class Simulation:
 
     # As Poe answers.
 
-    async def stream(self, chat: ChatRequest, *, bot: str, key: Key) -> AsyncGenerator[list[Event], None]:
+    async def stream(
+        self, chat: ChatRequest, *, bot: str, key: Key, at_once: object = None
+    ) -> AsyncGenerator[list[Event], None]:
         number = int(key.secret)
         fault = self.fault_of(number)
         self.asked.append(Asked(self.seconds, number, fault.kind if fault else ""))

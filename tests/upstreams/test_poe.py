@@ -1068,6 +1068,19 @@ async def test_what_is_taken_at_once_is_a_sign_of_life() -> None:
         await poe.close()
 
 
+async def test_patience_with_a_bot_that_has_begun_is_that_of_others() -> None:
+    """Its first event says nothing, and another deadline counts from then on."""
+    poe = Poe(Deadlines(first_event=5, idle=0.2, heartbeat=9))
+    async with scripted.upstream(
+        pausing(0.05, event("meta", {"content_type": "text/markdown"}), 9.0)
+    ) as upstream:
+        began = time.monotonic()
+        with pytest.raises(UpstreamTimeout, match="fell silent"):
+            await anext(poe.stream(HELLO, bot="B", key=upstream.key(), at_once=takes_into([])))
+        assert time.monotonic() - began < 2
+        await poe.close()
+
+
 async def test_a_bot_that_is_taken_at_once_has_no_more_time_than_another() -> None:
     taken: list[Event] = []
     poe = Poe(Deadlines(total=0.3))
