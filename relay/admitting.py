@@ -30,7 +30,7 @@ def admission(
     prompt_tokens: int,
     request_id: str = "",
     wire: str = "",
-    is_queued: bool = False,
+    queue_seconds: float = 0.0,
 ) -> Admission:
     return Admission(
         version=caller.version,
@@ -52,7 +52,7 @@ def admission(
         ),
         candidates=candidates(directory, tier.keys),
         accounting=accounting(tier),
-        is_queued=is_queued,
+        queue_seconds=queue_seconds,
     )
 
 

@@ -153,6 +153,10 @@ class AllKeysBusy(RateLimited):
     code = "all_keys_busy"
     limit = "poe_keys"
 
+    def may_pass_within(self, seconds: float) -> bool:
+        """Whether a key may be free in so long. A second is said where nobody knows: somebody's answer ends."""
+        return seconds > 0 and (self.retry_after or 0) <= max(seconds, 1)
+
 
 class Unavailable(RelayError):
     status = 503

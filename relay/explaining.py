@@ -24,7 +24,6 @@ from relay.limits import UNLIMITED, Limits
 from relay.models import BotMapping, PoeKey
 from relay.models import Meter as MeterRow
 from relay.pool import Tier
-from relay.pool.queueing import is_worth_waiting
 from relay.standings import Standing
 
 # A short question, without `max_tokens`.
@@ -128,7 +127,7 @@ class Explanation:
     @property
     def waits(self) -> bool:
         """Whether it would stand in line before it is refused."""
-        return isinstance(self.refusal, AllKeysBusy) and is_worth_waiting(self.refusal, self.queue_seconds)
+        return isinstance(self.refusal, AllKeysBusy) and self.refusal.may_pass_within(self.queue_seconds)
 
 
 class Excerpt(Directory):

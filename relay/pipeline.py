@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -208,13 +209,13 @@ class Relay:
         refuse_too_large(chat)
         prompt_tokens = await counting.count_prompt(chat)
 
-        async def admit(is_queued: bool) -> _Accepted:
-            return await self._admit(asking, caller, chat, prompt_tokens, is_queued)
+        async def admit(queue_seconds: float) -> _Accepted:
+            return await self._admit(asking, caller, chat, prompt_tokens, queue_seconds)
 
         accepted = await self.queue.admit(lambda: self._keys_of(caller, chat), admit)
         answer = Answer(self, accepted, chat.max_tokens, began, asking.visit)
-        failover = Failover(self, answer, chat, accepted.caller, accepted.mapping, accepted.tiers)
         try:
+            failover = Failover(self, answer, chat, accepted.caller, accepted.mapping, accepted.tiers)
             await failover.ask()
             answer.may_go_on(failover.go_on)
         except BaseException as exc:
@@ -233,7 +234,7 @@ class Relay:
             return frozenset()  # it will be told when it asks
 
     async def _admit(
-        self, asking: Asking, caller: Caller, chat: ChatRequest, prompt_tokens: int, is_queued: bool
+        self, asking: Asking, caller: Caller, chat: ChatRequest, prompt_tokens: int, queue_seconds: float
     ) -> _Accepted:
         """Look up and write down. The look-up counts only if the directory did not change until it was written."""
         for _try in range(ADMIT_TRIES):
@@ -260,7 +261,9 @@ class Relay:
                 continue
             asked_at = time.perf_counter()
             try:
-                return await self._admit_with(tiers, asking, caller, chat, mapping, prompt_tokens, is_queued)
+                return await self._admit_with(
+                    tiers, asking, caller, chat, mapping, prompt_tokens, queue_seconds
+                )
             except Stale:
                 await self.directory.refresh()
                 caller = await self.caller(asking)
@@ -277,7 +280,7 @@ class Relay:
         chat: ChatRequest,
         mapping: Mapping,
         prompt_tokens: int,
-        is_queued: bool,
+        queue_seconds: float,
     ) -> _Accepted:
         """With a key of the first tier that has one free."""
         failure: RelayError | None = None
@@ -293,7 +296,7 @@ class Relay:
                 prompt_tokens=prompt_tokens,
                 request_id=asking.request_id,
                 wire=asking.wire,
-                is_queued=is_queued or number + 1 < len(tiers),
+                queue_seconds=math.inf if number + 1 < len(tiers) else queue_seconds,
             )
             try:
                 admitted = await self.ledger.admit(admission)
@@ -344,7 +347,8 @@ class Outlet(Protocol):
 
 
 class Answer:
-    """A bot's answer as it comes, in events that never have to be unsaid, one list per read of the upstream.
+    """A bot's answer as it comes, in events that never have to be unsaid, one list per read of the upstream, but for what
+    leaves through an outlet.
 
     Iterating ends with a Finish. An empty list is a heartbeat: nothing was said for a while. However it ends, `end` or
     `close` settles it, once.
@@ -582,6 +586,8 @@ class Answer:
                 await self._close_stream()
             finally:
                 self.end(failure)
+                # Its traceback holds this frame: nothing is left for the garbage collector.
+                failure = self._noted = None
 
     def _ended_by(self, exc: RelayError) -> FinishReason | None:
         """What the client has so far is an answer, if this is no failure but an end that Poe sets."""

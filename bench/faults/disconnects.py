@@ -176,7 +176,7 @@ def _claim_charged(findings: Findings, ended: list[Ended]) -> None:
         if not least <= each.tokens <= each.asked.tokens or each.points != each.tokens:
             wrong.append((each.reply.tokens, said, each.tokens, each.points))
     findings.claim(
-        "the tokens charged are within one chunk of what the upstream had said",
+        "the tokens charged are at most one chunk less than the upstream had said at the hang-up, and no more than it said",
         not wrong,
         f"{exact} of {len(ended)} to the token" + (f"; wrong: {wrong[:5]}" if wrong else ""),
     )

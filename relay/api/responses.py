@@ -60,9 +60,9 @@ async def create(request: ApiRequest) -> HttpResponse | StreamingHttpResponse:
     asked, before = await _continued(request, caller, asked)
     if asked.store and not request.relay.responses.takes(len(request.body)):
         asked = openai_responses.without_store(asked)
-    answer = await request.relay.ask(who, caller, asked.chat)
     encoder = Encoder(asked)
     kept_input = _kept_input(encoder.id, asked) if asked.store else []
+    answer = await request.relay.ask(who, caller, asked.chat)
     # An answer may take minutes, and the files that were asked with may be large.
     is_streamed, is_kept = asked.chat.stream, asked.store
     del asked

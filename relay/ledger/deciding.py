@@ -185,6 +185,13 @@ def _carriers(candidate: Candidate) -> tuple[str, str]:
     return (f"key:{candidate.key_id}", f"account:{candidate.account_id}")
 
 
+class TooSlow(Unavailable):
+    """Whoever asked left before it was decided."""
+
+    def __init__(self) -> None:
+        super().__init__("The relay was too slow to admit this request.", retry_after=2)
+
+
 def decide(page: Page, batch: Batch) -> None:
     """Change the page and fill in the batch's answers. Raises MissingMeters before anything is answered."""
     settled = {settlement.id for settlement in batch.settlements}
@@ -196,8 +203,7 @@ def decide(page: Page, batch: Batch) -> None:
         if admission.version != page.version:
             answers.append(Stale())
         elif admission.id in settled:
-            # Whoever asked left before it was decided.
-            answers.append(Unavailable("The relay was too slow to admit this request.", retry_after=2))
+            answers.append(TooSlow())
         else:
             answers.append(admit(page, admission))
     batch.answers = answers + changed

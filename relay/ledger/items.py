@@ -86,7 +86,8 @@ class Admission(Struct, frozen=True):
     # "own" on a Poe key that the caller brought along, else "estimated".
     accounting: str = "estimated"
     # If all keys are busy it is asked again: that is no refusal yet.
-    is_queued: bool = False
+    # So long whoever asks goes on asking where all keys are busy.
+    queue_seconds: float = 0.0
     id: uuid.UUID = field(default_factory=new_id)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 

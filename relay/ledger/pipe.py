@@ -1,7 +1,7 @@
 """Prepared statements in libpq's pipeline mode, straight through psycopg's PGconn: several statements a round trip.
 
 psycopg's own pipeline costs 735 us of CPU for a transaction like the ledger's, its plain cursors 580, this 98 (measured
-on 2026-11-22 with psycopg 3.3.9): rows travel as one JSON parameter and come back as one JSON value, which msgspec
+on 2026-11-22 with psycopg 3.3.9): rows travel as JSON parameters and come back as one JSON value, which msgspec
 reads and writes in C, and nothing is adapted, parsed or looked up in between.
 """
 

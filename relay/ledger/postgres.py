@@ -24,7 +24,7 @@ SESSION = (
     "-c lock_timeout=1000 -c statement_timeout=2000 -c idle_in_transaction_session_timeout=2000 -c TimeZone=UTC "
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c client_encoding=UTF8"
 )
-# As pg_stat_activity and PostgreSQL's log name the ledger's connection, unless PGAPPNAME says otherwise.
+# As pg_stat_activity and PostgreSQL's log name the ledger's connection, unless the URL or PGAPPNAME says otherwise.
 APPLICATION_NAME = "poe-relay ledger"
 CONFLICTS = (
     errors.DeadlockDetected,
@@ -134,7 +134,7 @@ class PostgresStore:
             # Nobody waits longer for an admission.
             "connect_timeout": 2,
             "tcp_user_timeout": 3000,
-            "options": SESSION,
+            "options": f"{parameters.get('options', '')} {SESSION}".strip(),
             "fallback_application_name": APPLICATION_NAME,
         }
         self._pipe: Pipe | None = None

@@ -33,6 +33,7 @@ class Spool:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.process = new_process_name()
         self._directory = directory
+        self._unreadable: set[Path] = set()
         self._path = directory / f"{self.process}{SUFFIX}"
         # Locked before it has its name: nobody takes it for an orphan in between.
         fresh = directory / f".{self.process}"
@@ -72,8 +73,13 @@ class Spool:
         """The files of dead processes, each locked now: nobody else adopts it."""
         found = []
         for path in sorted(self._directory.glob(f"*{SUFFIX}")):
-            if path != self._path and (orphan := _adopt(path)) is not None:
-                found.append(orphan)
+            try:
+                if path != self._path and (orphan := _adopt(path)) is not None:
+                    found.append(orphan)
+            except OSError as exc:  # such as of another user's: the others are not to wait for it
+                if path not in self._unreadable:
+                    self._unreadable.add(path)
+                    log.error("the spool %s cannot be read: %s", path.name, exc.strerror)
         return found
 
 
@@ -114,7 +120,11 @@ def _adopt(path: Path) -> Orphan | None:
     except BlockingIOError:
         file.close()
         return None
-    return Orphan(path.name.removesuffix(SUFFIX), read(file.read(), path.name), path, file)
+    try:
+        return Orphan(path.name.removesuffix(SUFFIX), read(file.read(), path.name), path, file)
+    except OSError:
+        file.close()
+        raise
 
 
 def read(content: bytes, name: str) -> list[Settlement]:

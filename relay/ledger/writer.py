@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from relay.errors import AllKeysBusy, RateLimited, Unavailable
-from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide
+from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, TooSlow, decide
 from relay.ledger.items import Admission, Admitted, BadItem, Change, Settlement, Settling
 from relay.ledger.rollups import hour_of
 from relay.ledger.spool import Orphan, Spool
@@ -62,7 +62,7 @@ class _Waiting:
     item: Admission | Change
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Admitted]
-    # It was refused before anything was sent that a commit could have kept.
+    # Refused for good, or before anything was sent that a commit could have kept.
     is_nowhere: bool = False
 
     def answer(self, answer: Answer) -> None:
@@ -279,6 +279,8 @@ class Ledger:
         else:
             self._is_crowded = len(batch.admissions) > 1
             self._succeeded(len(settlements))
+            for each, answer in zip(waiting, batch.answers, strict=True):
+                each.is_nowhere = not isinstance(answer, Admitted)
             self._answer(waiting, batch.answers)
 
     def _commit(self, batch: Batch) -> None:
@@ -373,7 +375,7 @@ class Ledger:
             waiting.answer(answer)
 
     def _count_refusal(self, admission: Admission, refusal: RateLimited) -> None:
-        if admission.is_queued and isinstance(refusal, AllKeysBusy):
+        if isinstance(refusal, AllKeysBusy) and refusal.may_pass_within(admission.queue_seconds):
             return  # it asks again
         hour = hour_of(datetime.now(UTC))
         self._refused[hour, admission.team_id, admission.user_id, admission.token_id, refusal.limit] += 1
@@ -414,7 +416,14 @@ class Ledger:
 
     def _write_one_by_one(self, waiting: list[_Waiting], settlements: list[Settlement]) -> None:
         """One bad item is refused, never the batch."""
-        left = list(waiting)
+        settled = {settlement.id for settlement in settlements}
+        left = []
+        for each in waiting:
+            if isinstance(each.item, Admission) and each.item.id in settled:
+                # Settled before it is admitted, it would be open for good: whoever asked has left.
+                self._answer([each], [TooSlow()])
+            else:
+                left.append(each)
         try:
             for settlement in settlements:
                 self._commit_or_give_up(settlement)
@@ -518,6 +527,9 @@ class Ledger:
         if self._unsettled:
             log.error("%d settlements are left in the spool", len(self._unsettled))
         try:
+            if self._refused and not self._is_down:
+                self._beat_at = 0.0  # when they are written along
+                self._commit(Batch())
             if not self._unsettled:
                 self._store.forget(self.process)
             self._store.close()

@@ -12,8 +12,8 @@ from relay.errors import AllKeysBusy
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
-# Asked with: is there time to ask again?
-Ask = Callable[[bool], Awaitable[T]]
+# Asked with: for how many seconds is there time to ask again?
+Ask = Callable[[float], Awaitable[T]]
 
 
 @dataclass(slots=True, eq=False)
@@ -21,11 +21,6 @@ class _Place:
     """In a line. `is_first` is set when those before it have left."""
 
     is_first: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-def is_worth_waiting(exc: AllKeysBusy, seconds: float) -> bool:
-    """Whether a key may be free in so long. A second is said where nobody knows: somebody's answer ends."""
-    return seconds > 0 and (exc.retry_after or 0) <= max(seconds, 1)
 
 
 class Queue:
@@ -45,9 +40,9 @@ class Queue:
         keys = which() if self._lines else None
         if keys is None or keys not in self._lines:
             try:
-                return await ask(self._seconds > 0)
+                return await ask(self._seconds)
             except AllKeysBusy as exc:
-                if not is_worth_waiting(exc, self._seconds):
+                if not exc.may_pass_within(self._seconds):
                     raise
             keys = which()
         return await self._wait_in(self._lines.setdefault(keys, deque()), keys, ask)
@@ -65,9 +60,9 @@ class Queue:
             while True:
                 left = deadline - loop.time()
                 try:
-                    return await ask(left > 0)
+                    return await ask(max(0.0, left))
                 except AllKeysBusy as exc:
-                    if left <= 0 or not is_worth_waiting(exc, left):
+                    if not exc.may_pass_within(left):
                         raise
                 await self._sleep(min(POLL_SECONDS, left))
         finally:

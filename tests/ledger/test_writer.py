@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from relay.errors import RateLimited, RelayError, Unavailable
+from relay.errors import AllKeysBusy, NoKeyAvailable, RateLimited, RelayError, Unavailable
 from relay.ledger import Admission, Admitted, BadItem, Settlement, Stale, writer
 from relay.ledger.deciding import Page
 from relay.ledger.meters import Meter
 from relay.ledger.rollups import contribution, key_of
 from relay.ledger.spool import Spool
 from relay.ledger.store import Conflict
-from relay.limits import Limits
+from relay.limits import NEVER, Limits
+from relay.pool import Queue
 from tests.conftest import wait_for
 from tests.ledger import making
 from tests.ledger.conftest import Gate, Kept
@@ -136,6 +137,50 @@ async def test_a_refusal_writes_nothing_and_is_counted_once(
     await asyncio.sleep(0.15)
     (((_hour, *who), count),) = here.store.refusals.items()
     assert (who, count) == ([1, 1, 1, "requests_in_flight"], 3)
+
+
+async def test_where_the_loop_hears_at_once_nobody_is_waited_for(kept: Make) -> None:
+    here = kept()
+    while not here.ledger._is_crowded:
+        await answers(here, admission(), admission())
+    took = []
+    for _ in range(10):
+        here.ledger._is_crowded = True
+        began = time.monotonic()
+        await admitted(here, admission())
+        took.append(time.monotonic() - began)
+
+    assert min(took) < 0.008
+
+
+async def test_a_refusal_for_good_is_no_second_transaction(kept: Make) -> None:
+    here = kept()
+    here.store.meters["key:1"] = Meter("key:1", blocked_until=NEVER)
+    before = len(here.store.begun)
+
+    (refused,) = await answers(here, admission())
+
+    assert isinstance(refused, NoKeyAvailable)
+    assert await here.flushed()
+    assert len(here.store.begun) - before == 1
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(10, 1), (100, 0)])
+async def test_who_asks_again_is_no_refusal_yet(kept: Make, seconds: float, counted: int) -> None:
+    """All keys are busy for a minute: told at once to who waits ten seconds at most, and asked again by others."""
+    here = kept()
+    busy = (candidate(1, key_limits=Limits(requests_per_minute=1)),)
+    await admitted(here, admission(candidates=busy))
+
+    async def ask(queue_seconds: float) -> Admitted:
+        return await here.ledger.admit(admission(candidates=busy, queue_seconds=queue_seconds))
+
+    waiting = asyncio.create_task(Queue(seconds).admit(lambda: frozenset({1}), ask))
+    done, _ = await asyncio.wait({waiting}, timeout=0.3)
+    waiting.cancel()
+
+    assert len(done) == counted == sum(here.ledger._refused.values())
+    assert all(isinstance(each.exception(), AllKeysBusy) for each in done)
 
 
 async def test_a_stale_admission_does_not_hold_up_the_others(kept: Make) -> None:
@@ -524,6 +569,30 @@ async def test_a_bad_admission_is_refused_and_not_its_batch(kept: Make) -> None:
     assert {row.id for row in here.store.rows.values()} == {earlier.id, *(each.id for each in good)}
 
 
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+async def test_who_left_beside_a_bad_one_leaves_nothing_open(
+    how: str, kept: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "expired":
+        monkeypatch.setattr(writer, "ADMIT_SECONDS", 0.05)
+    here, one, bad = kept(), admission(reservation(points=9)), admission()
+    here.store.before_commit = refuse(bad)
+    gate = Gate(here.store)
+    here.ledger.settle(settlement(admission()))
+    await gate.reached()
+    task, other = (asyncio.create_task(here.ledger.admit(each)) for each in (one, bad))
+    await asyncio.sleep(0.01)
+    if how == "cancelled":
+        task.cancel()
+    await asyncio.wait({task})
+    gate.open()
+    await asyncio.gather(task, other, return_exceptions=True)
+
+    assert await here.flushed()
+    assert one.id not in here.store.rows
+    assert not any(meter.in_flight for meter in here.store.meters.values())
+
+
 async def test_a_bad_settlement_is_left_out_and_not_its_batch(kept: Make) -> None:
     here, bad, good = kept(), admission(), [admission() for _ in range(4)]
     await admitted(here, bad, *good)
@@ -700,6 +769,14 @@ async def test_closing_writes_what_is_left_and_signs_off(kept: Make, tmp_path: P
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+async def test_closing_writes_how_many_were_refused(kept: Make) -> None:
+    here = kept()
+    await answers(here, admission(of_team=Limits(points_per_day=0)))
+
+    assert await asyncio.to_thread(here.ledger.close)
+    assert sum(here.store.refusals.values()) == 1
+
+
 async def test_closing_while_the_database_is_down_leaves_it_to_the_next_process(
     kept: Make, tmp_path: Path
 ) -> None:
@@ -785,6 +862,23 @@ async def test_it_takes_over_what_a_dead_process_left(kept: Make, tmp_path: Path
     assert store.outcome(ended) == ("done", "") and store.outcome(unfinished) == ("lost", "process_died")
     assert store.meters["key:1"].in_flight == 0
     assert not (tmp_path / "spool" / f"{process}.jsonl").exists()
+
+
+async def test_what_cannot_be_read_stops_no_sweep(
+    kept: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.02)
+    (tmp_path / "spool" / "a-foreign.jsonl").mkdir(parents=True)
+    one = admission()
+    left_behind(tmp_path / "spool", settlement(one))
+    with caplog.at_level(logging.WARNING):
+        here = kept()
+        assert wait_for(lambda: len(list((tmp_path / "spool").glob("*.jsonl"))) == 2, 5)
+        await asyncio.sleep(0.2)
+
+    said = [record.getMessage() for record in caplog.records if "process" not in record.getMessage()]
+    assert said == ["the spool a-foreign.jsonl cannot be read: Is a directory"]
+    assert not here.ledger._is_down
 
 
 async def test_two_who_start_at_once_take_it_over_once(kept: Make, tmp_path: Path) -> None:

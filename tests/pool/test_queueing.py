@@ -24,9 +24,9 @@ class Keys:
         self.asked: list[str] = []
         self.served: list[str] = []
 
-    def ask(self, name: str) -> Callable[[bool], Awaitable[str]]:
-        async def ask(may_ask_again: bool) -> str:
-            self.asked.append(f"{name} again" if may_ask_again else name)
+    def ask(self, name: str) -> Callable[[float], Awaitable[str]]:
+        async def ask(seconds: float) -> str:
+            self.asked.append(f"{name} again" if seconds > 0 else name)
             await asyncio.sleep(0)
             if not self.slots:
                 raise AllKeysBusy("busy", retry_after=self.retry_after)
