@@ -120,7 +120,7 @@ class HardenedRequest(DirectReply):
     def takes_more(self) -> bool:
         # As its parent has it, in one frame: this is asked for each word.
         is_here = not self.finished and self.channel is not None and not self._disconnected
-        return is_here and self._head is None and self.can_write.is_set()
+        return is_here and bool(self.startedWriting) and self.can_write.is_set()
 
     def gotLength(self, length: int | None) -> None:
         # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.

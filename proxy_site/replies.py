@@ -133,9 +133,8 @@ class DirectReply(WebRequest):
 
     def takes_more(self) -> bool:
         """Whether a part of the body that is said now leaves, as far as anybody knows."""
-        return (
-            not self.finished and self.channel is not None and not self._disconnected and self._head is None
-        )
+        is_here = not self.finished and self.channel is not None and not self._disconnected
+        return is_here and bool(self.startedWriting)
 
     def say(self, part: bytes) -> None:
         """A part of a body that has begun and goes on. Only while it `takes_more`."""

@@ -126,12 +126,15 @@ def test_the_application_waits_for_a_reader() -> None:
     wire = stuck()
     request = wire.server.requests[0]
 
+    assert not request.takes_more()  # its head has not left
     say(wire, 1_000)
-    assert request.can_write.is_set()
+    assert request.can_write.is_set() and request.takes_more()
     say(wire, 200_000)
-    assert not request.can_write.is_set()
+    assert not request.can_write.is_set() and not request.takes_more()
     wire.transport.read()
-    assert request.can_write.is_set()
+    assert request.can_write.is_set() and request.takes_more()
+    wire.channel.connectionLost(None)
+    assert not request.takes_more()
 
 
 @pytest.mark.parametrize(("rate", "cut"), [(0, True), (500, True), (1_500, False)])

@@ -8,7 +8,7 @@ import pytest
 from daphne.http_protocol import HTTPFactory
 from twisted.internet.testing import StringTransport
 
-from proxy_site.replies import DirectReply
+from proxy_site.replies import REPLY, DirectReply
 
 Headers = list[tuple[bytes, bytes]]
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -84,6 +84,43 @@ def test_an_old_client_reads_until_the_connection_ends() -> None:
     said, _ = answered(GET.replace(b"1.1", b"1.0"), start(), body(b"one", more=True), body(b"two"))
 
     assert said == b"HTTP/1.0 200 OK\r\nserver: relay\r\n\r\nonetwo"
+
+
+class Speaking(Application):
+    """Replies with the messages, and then at once by the reply that the scope holds, as far as it takes more."""
+
+    def create_application(self, protocol: DirectReply, scope: dict[str, Any]) -> Any:
+        reply = scope.get(REPLY)
+        self.took_more = [reply is not None and reply.takes_more()]
+        for message in self.messages:
+            protocol.handle_reply(message)
+            self.took_more.append(reply is not None and reply.takes_more())
+        if reply is not None and self.took_more[-1]:
+            reply.say(b"two")
+            protocol.handle_reply(body(b"three"))
+            self.took_more.append(reply.takes_more())
+
+
+@pytest.mark.parametrize(
+    ("version", "rest"),
+    [(b"1.1", b"3\r\none\r\n3\r\ntwo\r\n5\r\nthree\r\n0\r\n\r\n"), (b"1.0", b"onetwothree")],
+)
+def test_a_part_that_is_said_at_once_is_framed_like_others(version: bytes, rest: bytes) -> None:
+    application = Speaking(start(), body(b"one", more=True))
+
+    said, _ = answered(GET.replace(b"1.1", version), application=application)
+
+    assert said.partition(b"\r\n\r\n")[2] == rest
+    # Not before the head has left, and not after the end.
+    assert application.took_more == [False, False, True, False]
+
+
+def test_what_has_no_body_is_never_said_at_once() -> None:
+    application = Speaking(start(), body(b"one", more=True))
+
+    said, _ = answered(GET.replace(b"GET", b"HEAD"), application=application)
+
+    assert application.took_more == [False, False, False] and b"one" not in said
 
 
 def test_cookies_stay_apart_and_a_status_has_its_words() -> None:
