@@ -45,6 +45,7 @@ class Sizes:
     bodies: bool = True
 
 
+FULL = Sizes()
 QUICK = Sizes(slow=200, quiet_seconds=3.0, head_seconds=16.0, bodies=False)
 
 
@@ -185,14 +186,14 @@ async def they_take_their_time(
 
 
 async def story(site: Site, findings: Findings, quick: bool) -> None:
-    await tell(site, findings, QUICK if quick else Sizes())
+    await tell(site, findings, QUICK if quick else FULL)
 
 
 async def tell(site: Site, findings: Findings, sizes: Sizes) -> None:
     server = (await site.start_all(1))[0]
     await a_gigabyte(site, findings, server)
     if shutil.which("slowhttptest") is None or shutil.which("nginx") is None:
-        findings.note("slowhttptest or nginx is not installed: no slow connections were tried")
+        findings.leave_out("what slow connections do", "slowhttptest or nginx", sizes is not FULL)
     else:
         slow = (site, findings, server, sizes)
         await they_take_their_time(*slow, "slow heads", ["-H", "-i", "2", "-x", "24"], sizes.head_seconds)

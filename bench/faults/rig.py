@@ -503,6 +503,13 @@ class Findings:
     def note(self, text: str) -> None:
         print(f"     {text}", flush=True)
 
+    def leave_out(self, what: str, without: str, quick: bool) -> None:
+        """What cannot be tried without these programs: a miss, but for the short form."""
+        if quick:
+            self.note(f"{without} is not installed: {what} is not tried")
+        else:
+            self.claim(f"{what} is tried", False, f"{without} is not installed")
+
     def claim(self, text: str, holds: bool, seen: object) -> None:
         """What must hold, and the figure that shows whether it does."""
         print(f"{'ok  ' if holds else 'MISS'} {text}: {seen}", flush=True)

@@ -130,3 +130,12 @@ async def test_a_miss_is_printed_and_makes_the_status_1(
     assert rig.main(story, "about", ["--quick"]) == 1
     assert told == [(rig.SQLITE, False), (rig.SQLITE, True), (rig.POSTGRES, True)]
     assert capsys.readouterr().err == "MISSED all is well: seen\n"
+
+
+@pytest.mark.parametrize(("quick", "missed"), [(True, 0), (False, 1)])
+async def test_what_cannot_be_tried_is_a_miss_of_the_whole_form(quick: bool, missed: int) -> None:
+    findings = rig.Findings()
+
+    findings.leave_out("what comes through nginx", "nginx", quick)
+
+    assert len(findings.missed) == missed
