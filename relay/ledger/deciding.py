@@ -185,11 +185,9 @@ def _carriers(candidate: Candidate) -> tuple[str, str]:
     return (f"key:{candidate.key_id}", f"account:{candidate.account_id}")
 
 
-class TooSlow(Unavailable):
+def too_slow() -> Unavailable:
     """Whoever asked left before it was decided."""
-
-    def __init__(self) -> None:
-        super().__init__("The relay was too slow to admit this request.", retry_after=2)
+    return Unavailable("The relay was too slow to admit this request.", retry_after=2)
 
 
 def decide(page: Page, batch: Batch) -> None:
@@ -203,7 +201,7 @@ def decide(page: Page, batch: Batch) -> None:
         if admission.version != page.version:
             answers.append(Stale())
         elif admission.id in settled:
-            answers.append(TooSlow())
+            answers.append(too_slow())
         else:
             answers.append(admit(page, admission))
     batch.answers = answers + changed

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from relay.errors import AllKeysBusy, RateLimited, Unavailable
-from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, TooSlow, decide
+from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide, too_slow
 from relay.ledger.items import Admission, Admitted, BadItem, Change, Settlement, Settling
 from relay.ledger.rollups import hour_of
 from relay.ledger.spool import Orphan, Spool
@@ -421,7 +421,7 @@ class Ledger:
         for each in waiting:
             if isinstance(each.item, Admission) and each.item.id in settled:
                 # Settled before it is admitted, it would be open for good: whoever asked has left.
-                self._answer([each], [TooSlow()])
+                self._answer([each], [too_slow()])
             else:
                 left.append(each)
         try:
