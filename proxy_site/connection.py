@@ -118,9 +118,7 @@ class HardenedRequest(DirectReply):
         super().__init__(channel, *args, parsePOSTFormSubmission=False)
 
     def takes_more(self) -> bool:
-        # As its parent has it, in one frame: this is asked for each word.
-        is_here = not self.finished and self.channel is not None and not self._disconnected
-        return is_here and bool(self.startedWriting) and self.can_write.is_set()
+        return self.can_write.is_set() and super().takes_more()
 
     def gotLength(self, length: int | None) -> None:
         # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.

@@ -38,8 +38,6 @@ class DirectConnection(Connection):
             except OSError:
                 # It takes nothing now; a lost connection is found again, and dealt with, when the loop writes.
                 sent = 0
-            if sent == len(data):
-                return
             data = data[sent:]
         if data:
             super().write(data)
@@ -138,8 +136,7 @@ class DirectReply(WebRequest):
 
     def say(self, part: bytes) -> None:
         """A part of a body that has begun and goes on. Only while it `takes_more`."""
-        self.sentLength += len(part)
-        self.channel.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self.chunked else part)
+        self._say(part, True)
 
     def has_said_nothing(self) -> bool:
         """Whether nothing was sent yet: a head that was not, is forgotten."""

@@ -514,7 +514,7 @@ class Answer:
 
     def leaves_through(self, outlet: Outlet) -> None:
         """Whoever iterates has said all that came so far: what comes while he waits may leave without waking him."""
-        if self.shape is None and self._ask_again is None and self.admission.streamed:
+        if self.shape is None and self._ask_again is None:
             self._outlet = outlet
 
     def say_at_once(self, events: list[Event]) -> bool:

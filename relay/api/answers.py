@@ -196,7 +196,8 @@ class Stream:
             yield head + self._encoder.fail(RelayError("The relay failed in the middle of this answer."))
 
     def is_open(self) -> bool:
-        return self.reply is not None and self.reply.takes_more()
+        assert self.reply is not None
+        return self.reply.takes_more()
 
     def say(self, events: list[Event]) -> None:
         assert self.reply is not None and self.visit is not None

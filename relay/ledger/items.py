@@ -85,8 +85,7 @@ class Admission(Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     # "own" on a Poe key that the caller brought along, else "estimated".
     accounting: str = "estimated"
-    # If all keys are busy it is asked again: that is no refusal yet.
-    # So long whoever asks goes on asking where all keys are busy.
+    # If all keys are busy it is asked again for so long: that is no refusal yet.
     queue_seconds: float = 0.0
     id: uuid.UUID = field(default_factory=new_id)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))

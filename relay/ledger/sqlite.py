@@ -34,10 +34,11 @@ FEW_ROWS = 4
 class Statement:
     """Over several rows of values at once: each step of SQLite lets go of the GIL, and waits for it beside a busy loop."""
 
-    def __init__(self, one: str, before: str, columns: int, after: str) -> None:
+    def __init__(self, before: str, columns: int, after: str, one: str = "") -> None:
+        """`one`: what does the same for a single row, if that is another statement."""
         row = f"({', '.join('?' * columns)})"
-        self._one = one
         self._texts = [f"{before} VALUES {', '.join([row] * n)}{after}" for n in range(1, MOST_ROWS + 1)]
+        self._one = one or self._texts[0]
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         if len(rows) <= FEW_ROWS:
@@ -50,8 +51,7 @@ class Statement:
 
 
 def _insert(table: str, columns: tuple[str, ...], conflict: str = "") -> Statement:
-    insert, after = f"INSERT INTO {table} ({', '.join(columns)})", f" {conflict}"
-    return Statement(f"{insert} VALUES ({', '.join('?' * len(columns))}){after}", insert, len(columns), after)
+    return Statement(f"INSERT INTO {table} ({', '.join(columns)})", len(columns), f" {conflict}")
 
 
 def _update(table: str, columns: tuple[str, ...]) -> Statement:
@@ -59,10 +59,10 @@ def _update(table: str, columns: tuple[str, ...]) -> Statement:
     one = ", ".join(f"{name} = ?{number}" for number, name in enumerate(columns, 2))
     each = ", ".join(f"{name} = v.column{number}" for number, name in enumerate(columns, 2))
     return Statement(
-        f"UPDATE {table} SET {one} WHERE id = ?1",  # noqa: S608
         f"UPDATE {table} SET {each} FROM (",  # noqa: S608
         len(columns) + 1,
         f") AS v WHERE {table}.id = v.column1",
+        one=f"UPDATE {table} SET {one} WHERE id = ?1",  # noqa: S608
     )
 
 

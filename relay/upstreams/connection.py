@@ -309,7 +309,6 @@ class Connection(asyncio.Protocol):
         self.is_closed = True
         self._is_asking = False
         self._transport = None
-        self.on_piece = None
         del self._parser  # which holds this object: nothing is left for the garbage collector
         self._unsent = memoryview(b"")
         if self._timer is not None:

@@ -42,14 +42,14 @@ class SSEReader:
 
     def feed(self, chunk: bytes) -> list[tuple[str, bytes]]:
         """The events that are complete with this chunk. Raises EventTooLarge."""
-        is_between_events = not self._size and not self._partial and len(chunk) <= self._limit
-        if is_between_events and (one := _ONE.fullmatch(chunk)):
+        is_between_events = not self._size and not self._partial
+        if is_between_events and len(chunk) <= self._limit and (one := _ONE.fullmatch(chunk)):
             self._at_start = self._after_return = False
             name, _newline, data = one.groups()
             return [(_KNOWN.get(name) or name.decode("utf-8", "replace"), data)]
         if self._after_return or b"\r" in chunk:
             chunk = self._with_plain_newlines(chunk)
-        if not self._size and not self._partial and len(chunk) <= self._limit:
+        if is_between_events and len(chunk) <= self._limit:
             ordinary = _ORDINARY.findall(chunk)
             if ordinary and sum([len(name) + len(data) + _SIGNS for name, data in ordinary]) == len(chunk):
                 self._at_start = False

@@ -100,8 +100,10 @@ def _text(event: dict[str, Any]) -> str:
     return ""
 
 
-async def says(demo: DemoPoe, *events: tuple[str, object], delay: float = 0.03) -> None:
-    demo.script("words", *(("text", {"text": word}) for word in WORDS), *events, delay=delay)
+async def says(
+    demo: DemoPoe, *events: tuple[str, object], words: list[str] = WORDS, delay: float = 0.03
+) -> None:
+    demo.script("words", *(("text", {"text": word}) for word in words), *events, delay=delay)
     await in_database(
         people.mapping, "words", "words", points_per_request=0, points_per_1000_output_tokens=1000
     )
@@ -153,10 +155,7 @@ async def test_a_limit_ends_it_at_the_same_word(api: Api, cast: Cast, demo: Demo
 async def test_a_reservation_grows_as_it_must(api: Api, cast: Cast, demo: DemoPoe) -> None:
     """More words than were reserved for: each step of it is awaited, and nothing is lost in between."""
     many = " ".join(["word"] * 300)
-    demo.script("words", *[("text", {"text": f"{many} "})] * 8, ("done", {}), delay=0.02)
-    await in_database(
-        people.mapping, "words", "words", points_per_request=0, points_per_1000_output_tokens=1000
-    )
+    await says(demo, ("done", {}), words=[f"{many} "] * 8, delay=0.02)
     await limit(cast.bob.user, points_per_day=10_000)
     client = Client()
 
@@ -189,9 +188,7 @@ async def test_a_client_that_leaves_is_charged_for_what_left_for_it(
     assert (record.outcome, record.completion_tokens) == ("disconnected", counting.count(said))
 
 
-async def test_an_encoder_that_fails_ends_the_answer_with_an_error(
-    api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_reply_that_fails_ends_the_answer_with_an_error(api: Api, cast: Cast, demo: DemoPoe) -> None:
     await says(demo, ("done", {}))
     client = Client()
 
