@@ -118,7 +118,9 @@ class HardenedRequest(DirectReply):
         super().__init__(channel, *args, parsePOSTFormSubmission=False)
 
     def takes_more(self) -> bool:
-        return self.can_write.is_set() and super().takes_more()
+        # All that `super` asks too, in a frame of its own: this runs for each word.
+        is_here = self.startedWriting and not self.finished and self.channel is not None
+        return bool(is_here) and not self._disconnected and self.can_write.is_set()
 
     def gotLength(self, length: int | None) -> None:
         # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.

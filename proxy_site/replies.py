@@ -136,7 +136,7 @@ class DirectReply(WebRequest):
 
     def say(self, part: bytes) -> None:
         """A part of a body that has begun and goes on. Only while it `takes_more`."""
-        self._say(part, True)
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self.chunked else part)
 
     def has_said_nothing(self) -> bool:
         """Whether nothing was sent yet: a head that was not, is forgotten."""

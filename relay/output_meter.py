@@ -22,6 +22,20 @@ class OutputMeter:
     whole is counted when the bound reaches the limit.
     """
 
+    __slots__ = (
+        "_counted",
+        "_is_exact",
+        "_said",
+        "_since",
+        "_since_bytes",
+        "_thought",
+        "has_tool_calls",
+        "images",
+        "images_limit",
+        "is_full",
+        "limit",
+    )
+
     def __init__(self, limit: int | None, images_limit: int | None = None) -> None:
         self.limit = limit
         self.images_limit = images_limit
@@ -38,6 +52,13 @@ class OutputMeter:
 
     def take(self, events: list[Event]) -> bool:
         """Count all of these if they are mere text and surely fit, as almost always; False: nothing was done."""
+        if self.is_full:
+            return False
+        if len(events) == 1 and isinstance(word := events[0], Text):  # as a word comes that is waited for
+            if not word.text or (self.limit is not None and not self._surely_takes(word.text)):
+                return False
+            self._said.append(word.text)
+            return True
         said: list[str] = []
         thought: list[str] = []
         for event in events:
@@ -47,17 +68,19 @@ class OutputMeter:
                 thought.append(event.text)
             else:
                 return False
-        if self.is_full:
+        if self.limit is not None and not self._surely_takes("".join([*said, *thought])):
             return False
-        if self.limit is not None:
-            text = said[0] if len(said) == 1 and not thought else "".join([*said, *thought])
-            size = _bytes(text)
-            if not self._surely_fits(size):
-                return False
-            self._since.append(text)
-            self._since_bytes += size
         self._said += said
         self._thought += thought
+        return True
+
+    def _surely_takes(self, text: str) -> bool:
+        assert self.limit is not None
+        size = len(text) if text.isascii() else _bytes(text)
+        if self._counted + self._since_bytes + size > self.limit and not self._surely_fits(size):
+            return False
+        self._since.append(text)
+        self._since_bytes += size
         return True
 
     def is_near_its_limit(self, events: list[Event]) -> bool:

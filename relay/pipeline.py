@@ -524,7 +524,7 @@ class Answer:
             return False
         if not (self._transcript.lets_through(events) and outlet.is_open() and self._meter.take(events)):
             return False
-        self._transcript.feed(events)
+        self._transcript.let_through(events)
         outlet.say(events)
         return True
 

@@ -404,6 +404,28 @@ class Transcript:
     `buffer` gives nothing but reasoning before the end. Streamed or not, `text` is the final text, exactly.
     """
 
+    __slots__ = (
+        "_buffered",
+        "_called_tools",
+        "_echo",
+        "_files",
+        "_is_buffering",
+        "_is_flowing",
+        "_new",
+        "_noted",
+        "_patterns",
+        "_policy",
+        "_raw",
+        "_reader",
+        "_reasoning",
+        "_references",
+        "_statuses",
+        "_text",
+        "_thought_echo",
+        "_thoughts",
+        "_unreferenced",
+    )
+
     def __init__(self, policy: Policy = "reasoning", *, noise: Noise = DEFAULT_NOISE) -> None:
         self._policy = policy
         self._patterns = _patterns(noise)
@@ -423,10 +445,12 @@ class Transcript:
         self._buffered: list[Event] = []
         self._called_tools = False
         self._is_flowing = self._flows()
+        self._noted = 0  # of `_raw`: what flowed since stands in `_text` only when somebody looks
 
     @property
     def text(self) -> str:
         """The answer's final text; complete after `end`."""
+        self._note_what_flowed()
         if self._echo is not None or self._is_buffering:
             return self._references.resolve(self._answer())
         self._text = ["".join(self._text)]
@@ -446,25 +470,41 @@ class Transcript:
                 return False
         return True
 
+    def let_through(self, events: list[Event]) -> None:
+        """What `feed` does with these, when it `lets_through`."""
+        for event in events:
+            assert isinstance(event, Text)
+            self._raw.append(event.text)
+
     def feed(self, events: list[Event]) -> list[Event]:
         new = self._new = []
         for event in events:
             if self._is_flowing and type(event) is Text:  # nearly every event: keep it to a few operations
                 if event.text:
                     self._raw.append(event.text)
-                    self._text.append(event.text)
                     new.append(event)
                 continue
+            self._note_what_flowed()
             self._take(event)
-            self._is_flowing = self._flows()
+            self._stand_anew()
         return new
 
     def end(self) -> list[Event]:
         """What was held back. Called once, after the bot's last event."""
         self._new = []
+        self._note_what_flowed()
         self._settle()
-        self._is_flowing = self._flows()
+        self._stand_anew()
         return self._new
+
+    def _note_what_flowed(self) -> None:
+        if self._is_flowing:
+            self._text += self._raw[self._noted :]
+            self._noted = len(self._raw)
+
+    def _stand_anew(self) -> None:
+        self._is_flowing = self._flows()
+        self._noted = len(self._raw)
 
     def _make_reader(self) -> _Reader:
         return _Reader(self._patterns, answering=self._policy == "show")

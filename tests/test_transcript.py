@@ -658,6 +658,28 @@ def test_the_text_is_what_the_bot_said_last(texts: list[str], policy: Policy) ->
 
 
 @settings(max_examples=200, deadline=None)
+@given(chunks=chunked(), policy=policies, data=st.data())
+def test_what_is_let_through_is_as_good_as_fed(
+    chunks: list[str], policy: Policy, data: st.DataObject
+) -> None:
+    others: list[Event] = [CAT, CALL, Replace("Hi"), Reasoning("hm"), Finish("stop")]
+    said: list[Event] = [data.draw(st.sampled_from([Text(chunk), *others])) for chunk in ["Hello ", *chunks]]
+    fed, let_through = Transcript(policy), Transcript(policy)
+
+    for events in ([event] for event in said):
+        told = fed.feed(events)
+        if let_through.lets_through(events):
+            assert told == events
+            let_through.let_through(events)
+        else:
+            assert let_through.feed(events) == told
+
+    assert let_through.text == fed.text
+    assert let_through.end() == fed.end()
+    assert let_through.text == fed.text
+
+
+@settings(max_examples=200, deadline=None)
 @given(chunks=chunked())
 def test_references_do_not_depend_on_chunks(chunks: list[str]) -> None:
     chunks = ["! ", *chunks, "![cat][ref1]"]

@@ -131,12 +131,15 @@ class Connection(asyncio.Protocol):
 
     def _next_batch(self) -> bytes:
         count = len(self._body)
+        if count == 1:
+            self._arrived = 0
+            return self._body.pop()
         if self._arrived > _BATCH:
             size = count = 0
             while count < len(self._body) and size < _BATCH:
                 size += len(self._body[count])
                 count += 1
-        data = self._body[0] if count == 1 else b"".join(self._body[:count])
+        data = b"".join(self._body[:count])
         del self._body[:count]
         self._arrived = self._arrived - len(data) if self._body else 0
         return data
@@ -229,14 +232,18 @@ class Connection(asyncio.Protocol):
         if self._arrived > _MOST_WAITING and not self._is_paused:
             self._is_paused = True
             transport.pause_reading()
-        if not had_answered or self._has_ended or (self._body and not self._is_taken_at_once()):
+        if not had_answered or self._has_ended:
             self._wake()
-
-    def _is_taken_at_once(self) -> bool:
-        waiter = self._waiter
-        if self.on_piece is None or waiter is None or waiter.done() or self._arrived > _WORDS:
-            return False
-        return self.on_piece(self._next_batch())
+        elif self._body:
+            waiter = self._waiter
+            if (
+                self.on_piece is None
+                or waiter is None
+                or waiter.done()
+                or self._arrived > _WORDS
+                or not self.on_piece(self._next_batch())
+            ):
+                self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.is_closed:

@@ -82,7 +82,7 @@ class Poe:
         loop = asyncio.get_running_loop()
         now = loop.time()
         total_at = now + self._deadlines.total
-        beat_at = now + self._deadlines.heartbeat
+        told_at = now
         with poe_errors.failures_told():
             _check_secret(key)
             to = address(key.base_url, key.proxy)
@@ -94,9 +94,10 @@ class Poe:
             else:
                 task = asyncio.create_task(self._open(chat, files, body, to, key, total_at))
                 try:
-                    while not (await asyncio.wait((task,), timeout=beat_at - loop.time()))[0]:
+                    silent_for = self._deadlines.heartbeat
+                    while not (await asyncio.wait((task,), timeout=told_at + silent_for - loop.time()))[0]:
                         yield []
-                        beat_at = loop.time() + self._deadlines.heartbeat
+                        told_at = loop.time()
                 except BaseException:
                     task.cancel()
                     task.add_done_callback(_close_unasked)
@@ -109,7 +110,7 @@ class Poe:
                 connection,
                 SSEReader(self._max_event_bytes),
                 self._deadlines,
-                beat_at,
+                told_at,
                 opening.first_at,
                 total_at,
                 key.secret,

@@ -32,7 +32,6 @@ class Answer:
 
     __slots__ = (
         "_at_once",
-        "_beat_at",
         "_begun",
         "_connection",
         "_deadlines",
@@ -44,6 +43,7 @@ class Answer:
         "_loop",
         "_reader",
         "_secret",
+        "_told_at",
         "_total_at",
     )
 
@@ -52,7 +52,7 @@ class Answer:
         connection: Connection,
         reader: SSEReader,
         deadlines: Deadlines,
-        beat_at: float,
+        told_at: float,
         first_at: float,
         total_at: float,
         secret: str,
@@ -61,7 +61,7 @@ class Answer:
         self._connection = connection
         self._reader = reader
         self._deadlines = deadlines
-        self._beat_at = beat_at
+        self._told_at = told_at  # when the caller heard something last
         self._first_at = first_at
         self._total_at = total_at
         self._secret = secret
@@ -78,12 +78,12 @@ class Answer:
         connection = self._connection
         if not connection.has_answered():
             due = min(self._first_at, self._total_at)
-            await connection.wait(min(self._beat_at, due))
+            await connection.wait(min(self._told_at + self._deadlines.heartbeat, due))
             now = self._loop.time()
             if not connection.has_answered():
                 if now + _CLOCK_STEP >= due:
                     raise UpstreamTimeout("Poe did not answer in time")
-                self._beat_at = now + self._deadlines.heartbeat
+                self._told_at = now
                 return False
         self._last_read = self._loop.time()
         return True
@@ -105,7 +105,7 @@ class Answer:
         try:
             said = self._take(chunk)
             if said:
-                self._beat_at = now + self._deadlines.heartbeat
+                self._told_at = now
             may_go_on = not self._ended and self._failure is None and now <= self._total_at
             # With the first event another deadline counts: whoever waits sets his alarm by it.
             if may_go_on and (self._at_once(said) if said else had_begun == self._begun):
@@ -146,13 +146,13 @@ class Answer:
             now = self._last_read = self._loop.time()
             said = self._take(chunk)
             if said:
-                self._beat_at = now + self._deadlines.heartbeat
+                self._told_at = now
                 return said
         return None
 
     def _due_at(self) -> float:
         """When it is time for a heartbeat or the end of patience, if nothing comes."""
-        return min(self._beat_at, self._silent_at(), self._total_at)
+        return min(self._told_at + self._deadlines.heartbeat, self._silent_at(), self._total_at)
 
     def _silent_at(self) -> float:
         return self._last_read + self._deadlines.idle if self._begun else self._first_at
@@ -160,7 +160,7 @@ class Answer:
     def _nothing(self, now: float) -> list[Event]:
         """A heartbeat, unless patience has ended."""
         self._check(now, self._silent_at())
-        self._beat_at = now + self._deadlines.heartbeat
+        self._told_at = now
         return []
 
     @property

@@ -140,6 +140,7 @@ class _File(msgspec.Struct):
 
 
 _said = msgspec.json.Decoder(_Said)
+_one = msgspec.json.Decoder(Text)
 _several = msgspec.json.Decoder(list[Text])
 _file = msgspec.json.Decoder(_File)
 _delta = msgspec.json.Decoder(dict[str, Any])
@@ -157,6 +158,15 @@ def read(name: str, data: bytes, into: list[Event]) -> None:
 
 def texts(events: list[tuple[str, bytes]]) -> list[Event] | None:
     """What `read` makes of events that are nothing but text, decoded at once; None: read them one by one."""
+    if len(events) == 1:  # as a word comes that is waited for
+        name, data = events[0]
+        if name != "text" or b'"index"' in data:
+            return None
+        try:
+            word = _one.decode(data)
+        except (ValueError, RecursionError):
+            return None
+        return [word] if word.text else []
     if {name for name, _data in events} != {"text"}:
         return None
     data = b"[%b]" % b",".join([data for _name, data in events])
@@ -171,7 +181,6 @@ def texts(events: list[tuple[str, bytes]]) -> list[Event] | None:
 
 
 def _text(data: bytes, into: list[Event]) -> None:
-    """Runs for each word that a bot says."""
     try:
         said = _said.decode(data)
     except (ValueError, RecursionError):

@@ -562,6 +562,22 @@ _escape = msgspec.json.Encoder().encode
 class Encoder:
     """Events -> server-sent chunks. The JSON around a text is rendered once; only the text is escaped per event."""
 
+    __slots__ = (
+        "_between_texts",
+        "_calls_functions",
+        "_choice",
+        "_close",
+        "_head",
+        "_images",
+        "_include_usage",
+        "_open",
+        "_reasoning",
+        "_said",
+        "_shows_images",
+        "_tail",
+        "_text",
+    )
+
     def __init__(
         self, *, model: str, include_usage: bool, calls_functions: bool = False, shows_images: bool = False
     ) -> None:
@@ -590,6 +606,9 @@ class Encoder:
 
     def encode_all(self, events: list[Event]) -> bytes:
         """What arrived together, each event in a chunk of its own."""
+        if len(events) == 1 and isinstance(event := events[0], Text):  # as a word comes that is waited for
+            self._said = True
+            return self._text + _escape(event.text) + self._close
         texts = [event.text for event in events if isinstance(event, Text)]
         if texts and len(texts) == len(events):
             self._said = True
