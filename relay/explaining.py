@@ -268,7 +268,8 @@ def _ask(
         admission = admitting.admission(
             config, directory, caller, chat, mapping, tier, prompt_tokens=PROMPT_TOKENS
         )
-        page = deciding.Page(directory.version, now, {id_: copy(meter) for id_, meter in meters.items()}, {})
+        copies = deciding.Meters({id_: copy(meter) for id_, meter in meters.items()})
+        page = deciding.Page(directory.version, now, copies, {})
         answer = deciding.admit(page, admission)
         if isinstance(answer, Admitted):
             told.key, told.is_probe = directory.keys[answer.key_id].name, answer.is_probe

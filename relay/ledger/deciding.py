@@ -65,6 +65,11 @@ class MissingMeters(Exception):
         self.ids = ids
 
 
+class Meters(dict[str, Meter]):
+    def __missing__(self, id_: str) -> Meter:
+        raise MissingMeters({id_})
+
+
 class Row(Struct):
     """What of a usage record the ledger reads again and may change."""
 
@@ -113,7 +118,7 @@ class Page:
 
     version: int
     now: int
-    meters: dict[str, Meter]
+    meters: Meters
     rows: dict[uuid.UUID, Row]
     process: str = ""
     touched: dict[str, Meter] = field(default_factory=dict)
@@ -124,12 +129,6 @@ class Page:
     heartbeat: str = ""
     used_tokens: list[int] = field(default_factory=list)
     refusals: dict[RefusalKey, int] = field(default_factory=dict)
-
-    def meter(self, id_: str) -> Meter:
-        try:
-            return self.meters[id_]
-        except KeyError:
-            raise MissingMeters({id_}) from None
 
     def changed(self, found: Iterable[Meter]) -> None:
         for meter in found:
@@ -216,7 +215,7 @@ def settle(page: Page, settlement: Settlement) -> None:
     if row is None or not _may_settle(row.outcome, settlement.outcome):
         return
     was_open = row.outcome == "open"
-    found = [page.meter(id_) for id_ in owners(row)]
+    found = [page.meters[id_] for id_ in owners(row)]
     if not was_open:
         page.hours.add(row, -1)
     if settlement.outcome == "lost":
@@ -225,9 +224,10 @@ def settle(page: Page, settlement: Settlement) -> None:
         _correct(row, found, settlement)
     page.hours.add(row, +1)
     if was_open:
-        found.append(page.meter(f"key:{row.key_id}"))
+        found.append(page.meters[f"key:{row.key_id}"])
         for meter in found:
-            meter.in_flight = max(0, meter.in_flight - 1)
+            if meter.in_flight > 0:
+                meter.in_flight -= 1
     page.changed(found)
     page.updated[row.id] = row
 
@@ -245,10 +245,12 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     if settlement.points == 0 and settlement.completion_tokens == 0 and settlement.first_byte_ms is None:
         more_tokens -= row.prompt_tokens  # nothing was answered, so nothing was used
     more_points = settlement.points - row.points
-    for meter, counts_tokens in zip(found, settlement.counts_tokens, strict=True):
-        if counts_tokens:
-            meter.tokens_level = max(0, meter.tokens_level + more_tokens * rules.UNIT)
-        if more_points:
+    if more_tokens:
+        for meter, counts_tokens in zip(found, settlement.counts_tokens, strict=True):
+            if counts_tokens:
+                meter.tokens_level = max(0, meter.tokens_level + more_tokens * rules.UNIT)
+    if more_points:
+        for meter in found:
             add_points(meter, row, more_points)
     row.outcome, row.error_code = settlement.outcome, settlement.error_code
     row.finish_reason = settlement.finish_reason
@@ -290,7 +292,7 @@ def _ends(row: Row, meter: HasPeriods) -> tuple[int, int]:
 
 
 def admit(page: Page, admission: Admission) -> Answer:
-    found = [page.meter(id_) for id_ in owners(admission)]
+    found = [page.meters[id_] for id_ in owners(admission)]
     for meter, limits in zip(found, admission.limits, strict=True):
         rules.drain(meter, limits, page.now)
     token, user, team = found
@@ -316,15 +318,10 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
             claimed.rate_limits = standing(found, admission.limits)
         return claimed
     candidate, is_probe = claimed
-    tokens, points = reservation.tokens, reservation.points
-    scarce = rules.is_scarce(page.meter(f"key:{candidate.key_id}"), candidate.key_limits)
+    scarce = rules.is_scarce(page.meters[f"key:{candidate.key_id}"], candidate.key_limits)
     for meter, limits in zip(found, admission.limits, strict=True):
-        rules.take_request(meter, limits)
-        rules.add_tokens(meter, limits, tokens)
+        rules.take(meter, limits, reservation)
         meter.in_flight += 1
-        if points:
-            meter.day_points += points
-            meter.month_points += points
         scarce = scarce or rules.is_scarce(meter, limits)
     page.changed(found)
     admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce, is_probe)
@@ -337,24 +334,24 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
     wait = math.inf
     is_busy = False
     for candidate in candidates:
-        key, account = page.meter(f"key:{candidate.key_id}"), page.meter(f"account:{candidate.account_id}")
+        key, account = page.meters[f"key:{candidate.key_id}"], page.meters[f"account:{candidate.account_id}"]
         is_probe = bool(key.blocked_until or account.blocked_until)
         if is_probe and (blocked := rules.blocked_for(key, account, page.now)):
             wait = min(wait, blocked)
             continue
         rules.drain(key, candidate.key_limits, page.now)
         rules.drain(account, candidate.account_limits, page.now)
-        carried = ((key, candidate.key_limits), (account, candidate.account_limits))
-        if all(rules.fits(meter, limits, NOTHING) for meter, limits in carried):
-            rules.take_request(key, candidate.key_limits)
-            rules.take_request(account, candidate.account_limits)
+        key_limits, account_limits = candidate.key_limits, candidate.account_limits
+        if rules.fits(key, key_limits, NOTHING) and rules.fits(account, account_limits, NOTHING):
+            rules.take(key, key_limits, NOTHING)
+            rules.take(account, account_limits, NOTHING)
             key.in_flight += 1
             if is_probe:
                 rules.try_out(key, page.now)
                 rules.try_out(account, page.now)
             page.changed((key, account))
             return candidate, is_probe
-        refusals = _refusals(carried, NOTHING, rules.RULES)
+        refusals = _refusals(((key, key_limits), (account, account_limits)), NOTHING, rules.RULES)
         wait, is_busy = min(wait, max(each.wait_seconds for _whose, each in refusals)), True
     if not is_busy and wait > SOON:
         return NoKeyAvailable(
@@ -410,7 +407,7 @@ def change_(page: Page, change: Change) -> Answer:
     row = page.rows.get(change.admission.id)
     if row is None or row.outcome != "open":
         return GivenUp("The relay gave this request up while its database was away.", retry_after=2)
-    found = token, user, team = [page.meter(id_) for id_ in owners(row)]
+    found = token, user, team = [page.meters[id_] for id_ in owners(row)]
     limits, wanted = change.limits or change.admission.limits, change.wanted
     more = Reservation(
         0, max(0, wanted.output_tokens - row.completion_tokens), 0, max(0, wanted.points - row.points)
@@ -467,7 +464,7 @@ def _move_to_running_periods(row: Row, token: Meter, user: Meter, team: Meter) -
 
 def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> bool | RelayError:
     """Whether the new key is tried after a block. The slot that it has may be the one that it gets: it is let go of first."""
-    old = page.meter(f"key:{row.key_id}")
+    old = page.meters[f"key:{row.key_id}"]
     held = min(1, old.in_flight)
     old.in_flight -= held
     claimed = _claim(page, candidates)
@@ -499,6 +496,11 @@ def _refusal(
     found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
 ) -> RateLimited | None:
     """The refusal that holds longest: when it is over, the others are too."""
+    for meter, its in zip(found, limits, strict=True):
+        if not rules.fits(meter, its, reservation):
+            break
+    else:  # as almost always
+        return None
     refusals = _refusals(zip(found, limits, strict=True), reservation, of)
     if not refusals:
         return None
@@ -548,12 +550,14 @@ def _duration(seconds: float) -> str:
 
 def _too_large(admission: Admission) -> BadRequest | None:
     """A request that no waiting would make fit."""
-    limits = [each.tokens_per_minute for each in admission.limits]
-    least = min(admission.reservations, key=TOKENS)
-    for whose, limit in zip(WHOSE, limits, strict=True):
-        if limit is not None and least.tokens > limit:
+    reservations = admission.reservations
+    least = reservations[0] if len(reservations) == 1 else min(reservations, key=TOKENS)
+    tokens = least.tokens
+    for whose, limits in zip(WHOSE, admission.limits, strict=True):
+        limit = limits.tokens_per_minute
+        if limit is not None and tokens > limit:
             return BadRequest(
-                f"This request may need {least.tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
+                f"This request may need {tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
                 f"{least.output_tokens:,}), more than the whole limit of {whose}: {limit:,} tokens per minute. "
                 "Shorten it, or lower `max_tokens`.",
                 code="tokens_per_minute_exceeded",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.ledger.items import Reservation
-from relay.limits import NEVER, Level, Limits
+from relay.limits import NEVER, UNLIMITED, Level, Limits
 
 UNIT = 60_000_000
 SECOND = 1_000_000
@@ -72,12 +72,23 @@ def drain(meter: Meter, limits: Limits, now: int) -> None:
 
 def _drained(level: int, per_minute: int | None, elapsed: int) -> int:
     """A limit that was lowered finds its bucket full and no fuller: nobody pays for hours for what was allowed."""
-    return max(0, min(level, per_minute * UNIT) - per_minute * elapsed) if per_minute is not None else 0
+    if per_minute is None:
+        return 0
+    full = per_minute * UNIT
+    left = (level if level < full else full) - per_minute * elapsed
+    return left if left > 0 else 0
 
 
-def take_request(meter: Meter, limits: Limits) -> None:
-    if limits.requests_per_minute is not None:
-        meter.requests_level += UNIT
+def take(meter: Meter, limits: Limits, reservation: Reservation) -> None:
+    """A request with this reservation begins; its slot apart."""
+    if limits is not UNLIMITED:
+        if limits.requests_per_minute is not None:
+            meter.requests_level += UNIT
+        if limits.tokens_per_minute is not None:
+            meter.tokens_level += (reservation.prompt_tokens + reservation.output_tokens) * UNIT
+    if reservation.points:
+        meter.day_points += reservation.points
+        meter.month_points += reservation.points
 
 
 def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
@@ -168,14 +179,15 @@ OWN_EXTENSION_RULES: tuple[Rule, ...] = (tokens_per_minute,)
 
 def fits(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
     """Whether no rule refuses, in one look: almost always nothing does, and then no rule need be asked."""
-    return (
+    return limits is UNLIMITED or (
         (
             limits.requests_per_minute is None
             or meter.requests_level + UNIT <= limits.requests_per_minute * UNIT
         )
         and (
             limits.tokens_per_minute is None
-            or meter.tokens_level + reservation.tokens * UNIT <= limits.tokens_per_minute * UNIT
+            or meter.tokens_level + (reservation.prompt_tokens + reservation.output_tokens) * UNIT
+            <= limits.tokens_per_minute * UNIT
         )
         and (limits.requests_in_flight is None or meter.in_flight < limits.requests_in_flight)
         and (limits.points_per_day is None or meter.day_points + reservation.points <= limits.points_per_day)
@@ -216,7 +228,9 @@ def tighter(than: Stand | None, level: int, limit: int | None) -> Stand | None:
     """The one of the two with the least left."""
     if limit is None:
         return than
-    left = max(0, limit - -(-level // UNIT))
+    left = limit - -(-level // UNIT)
+    if left < 0:
+        left = 0
     return (left, level, limit) if than is None or left < than[0] else than
 
 

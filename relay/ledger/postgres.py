@@ -11,7 +11,7 @@ import psycopg
 from psycopg import errors
 
 from relay.ledger import sql
-from relay.ledger.deciding import Page, Row
+from relay.ledger.deciding import Meters, Page, Row
 from relay.ledger.items import BadItem
 from relay.ledger.meters import Meter
 from relay.ledger.pipe import Call, Pipe
@@ -160,7 +160,7 @@ class PostgresStore:
             process=self.process,
             version=version,
             now=now,
-            meters={meter.id: meter for meter in _read(meters, Meter)},
+            meters=Meters({meter.id: meter for meter in _read(meters, Meter)}),
             rows={row.id: row for row in rows},
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from datetime import UTC, datetime
+from operator import add, sub
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,10 +39,8 @@ class Hours:
         self.sums: dict[Key, list[int]] = defaultdict(lambda: [0] * len(SUM_COLUMNS))
 
     def add(self, row: Row, sign: int) -> None:
-        sums = self.sums[key_of(row)]
-        for i, value in enumerate(contribution(row)):
-            if value:
-                sums[i] += sign * value
+        key = key_of(row)
+        self.sums[key] = list(map(add if sign > 0 else sub, self.sums[key], contribution(row)))
 
     def rows(self) -> list[tuple[Any, ...]]:
         """In the order in which they are locked."""
@@ -68,11 +67,12 @@ def key_of(row: Row) -> Key:
 
 def contribution(row: Row) -> tuple[int, ...]:
     """What a settled record adds, in the order of SUM_COLUMNS."""
+    outcome = row.outcome
     return (
         1,
-        int(row.outcome == "failed"),
-        int(row.outcome == "disconnected"),
-        int(row.outcome == "lost"),
+        int(outcome == "failed"),
+        int(outcome == "disconnected"),
+        int(outcome == "lost"),
         row.prompt_tokens,
         row.completion_tokens,
         row.images,

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from relay.ledger import sql
-from relay.ledger.deciding import NewRow, Page, Row
+from relay.ledger.deciding import Meters, NewRow, Page, Row
 from relay.ledger.items import BadItem
 from relay.ledger.meters import Meter
 from relay.ledger.store import OpenRecord
@@ -155,7 +155,7 @@ class SqliteStore:
             process=self.process,
             version=known.version,
             now=_now(),
-            meters={id_: known.meters[id_] for id_ in wanted if id_ in known.meters},
+            meters=Meters({id_: known.meters[id_] for id_ in wanted if id_ in known.meters}),
             rows={id_: known.rows[id_] for id_ in ids if id_ in known.rows},
         )
 

@@ -6,7 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from relay.ledger.deciding import Page, Row
+from relay.ledger.deciding import Meters, Page, Row
 from relay.ledger.items import Admission, Candidate, Change, Reservation, Settlement
 from relay.ledger.meters import Meter
 from relay.limits import UNLIMITED, Limits
@@ -110,7 +110,7 @@ def row(**fields: Any) -> Row:
 
 
 def page(*ids: str, now: int = NOON, version: int = VERSION) -> Page:
-    return Page(version=version, now=now, meters={id_: Meter(id_) for id_ in ids}, rows={})
+    return Page(version=version, now=now, meters=Meters({id_: Meter(id_) for id_ in ids}), rows={})
 
 
 def a_minute(requests: int | None = None, tokens: int | None = None) -> Limits:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import copy
 
-from relay.ledger.deciding import Page, RefusalKey, Row
+from relay.ledger.deciding import Meters, Page, RefusalKey, Row
 from relay.ledger.items import Admission
 from relay.ledger.meters import Meter
 from relay.ledger.rollups import Key
@@ -51,7 +51,7 @@ class MemoryStore:
             process=self.process,
             version=self.version,
             now=self.now,
-            meters={id_: copy(self.meters.get(id_) or Meter(id_)) for id_ in ids},
+            meters=Meters({id_: copy(self.meters.get(id_) or Meter(id_)) for id_ in ids}),
             rows={id_: copy(self.rows[id_]) for id_ in record_ids if id_ in self.rows},
         )
 

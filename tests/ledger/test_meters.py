@@ -32,8 +32,7 @@ def ask(meter: Meter, limits: Limits, now: int, tokens: int = 0) -> Refusal | No
     for rule in (meters.requests_per_minute, meters.tokens_per_minute):
         if refused := rule(meter, limits, wanted):
             return refused
-    meters.take_request(meter, limits)
-    meters.add_tokens(meter, limits, tokens)
+    meters.take(meter, limits, wanted)
     return None
 
 

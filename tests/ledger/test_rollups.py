@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from relay.ledger.deciding import Page, Row, settle
+from relay.ledger.deciding import Meters, Page, Row, settle
 from relay.ledger.items import Settlement
 from relay.ledger.meters import Meter
 from relay.ledger.rollups import (
@@ -127,7 +127,7 @@ def test_a_lost_record_that_ended_after_all_leaves_only_its_end(bot: str) -> Non
     page = Page(
         1,
         NOON,
-        {id_: Meter(id_) for id_ in ("token:1", "user:1", "team:1", "key:1")},
+        Meters({id_: Meter(id_) for id_ in ("token:1", "user:1", "team:1", "key:1")}),
         {open_row.id: open_row},
     )
     end = Settlement(
