@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 from bench import faulty, servers
@@ -20,6 +21,9 @@ from bench.faults.smuggling import hang_up
 
 OFFERED_BYTES = 10_000_000
 PIECE = b'event: text\ndata: {"text": "%s"}\n\n' % (b"all work and no play " * 100)
+# So little that it leaves at once, past whoever waits for it.
+WORDS = b'event: text\ndata: {"text": "%s"}\n\n' % (b"all work and no play " * 10)
+OFFERS = {"pours": PIECE, "talks": WORDS}
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 # So little a client's kernel takes for it.
 RECEIVE_BYTES = 4096
@@ -60,10 +64,11 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         bot = head.split(" ", 2)[1].rpartition("/")[2]
         writer.write(HEAD)
-        if bot == "pours":
-            for _ in range(OFFERED_BYTES // len(PIECE)):
-                writer.write(_chunk(PIECE))
+        if (piece := OFFERS.get(bot)) is not None:
+            for _ in range(OFFERED_BYTES // len(piece)):
+                writer.write(_chunk(piece))
                 await writer.drain()
+                await asyncio.sleep(0)  # each by itself
         else:
             writer.write(_chunk(PIECE))
             await writer.drain()
@@ -96,9 +101,9 @@ def _chunk(data: bytes) -> bytes:
 # The clients that never read.
 
 
-def never_read(port: int, request: bytes, number: int) -> list[socket.socket]:
+def never_read(port: int, requests: list[bytes], number: int) -> list[socket.socket]:
     clients = []
-    for _ in range(number):
+    for request in islice(cycle(requests), number):
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         client.connect(("127.0.0.1", port))
@@ -121,8 +126,8 @@ async def nobody_reads(site: Site, findings: Findings, sizes: Sizes, server: Ser
     await rig.ask(server.port, site.token, "cannot")
     before = most = process.rss_mb()
     began = time.monotonic()
-    request = rig.request(site.token, "pours")
-    clients = await asyncio.to_thread(never_read, server.port, request, sizes.clients)
+    requests = [rig.request(site.token, bot) for bot in OFFERS]
+    clients = await asyncio.to_thread(never_read, server.port, requests, sizes.clients)
     asked = time.monotonic()
     try:
         while cut(clients) < sizes.clients and time.monotonic() < asked + sizes.stuck_seconds + LATER_SECONDS:
@@ -145,10 +150,11 @@ async def nobody_reads(site: Site, findings: Findings, sizes: Sizes, server: Ser
         f"{gone} within {took:.1f} s of the last one's request",
     )
     settled = await site.seconds_until_settled(10)
-    outcomes = site.outcomes("pours")
+    outcomes = {bot: site.outcomes(bot) for bot in OFFERS}
     findings.claim(
         "their requests are settled as disconnected",
-        settled is not None and outcomes == {"disconnected": sizes.clients},
+        settled is not None
+        and all(each == {"disconnected": sizes.clients // len(OFFERS)} for each in outcomes.values()),
         outcomes,
     )
 
