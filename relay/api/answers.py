@@ -13,11 +13,11 @@ import msgspec
 from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 
+from relay.answering import Answer
 from relay.api.dialects import OPENAI, Dialect
 from relay.errors import RateLimited, RelayError
 from relay.events import Event, Usage
 from relay.limits import RateLimits
-from relay.pipeline import Answer
 from relay.stored_files import Kept
 from relay.visit import Visit
 from relay.wire import sse

@@ -7,13 +7,13 @@ import asyncio
 from django.http import HttpResponse
 from ninja import Router
 
+from relay.answering import Answer
 from relay.api.answers import json_response, parsed, told_of
 from relay.api.forms import MULTIPART, read_form
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
 from relay.directory import Caller
 from relay.errors import BadRequest, RelayError, UserError
-from relay.pipeline import Answer
 from relay.visit import Asking
 from relay.wire import openai_images
 from relay.wire.openai_images import Asked

@@ -12,7 +12,7 @@ import pytest
 
 from proxy_site.lean import LeanHandler
 from proxy_site.replies import REPLY
-from relay import counting, pipeline
+from relay import answering, counting
 from relay.api import answers
 from relay.upstreams import poe_answer
 from relay.visit import Visit
@@ -209,7 +209,7 @@ async def test_nothing_is_left_for_the_garbage_collector(
 ) -> None:
     """Each answer holds its whole text: a circle of what lies on its way would stay until the collector walks by."""
     await says(demo, ("error", {"text": "Gone."}) if ending == "fails" else ("done", {}))
-    kinds = (pipeline.Answer, poe_answer.Answer, answers.Stream)
+    kinds = (answering.Answer, poe_answer.Answer, answers.Stream)
 
     def left() -> list[str]:
         return [type(each).__name__ for each in gc.get_objects() if type(each) in kinds]
