@@ -135,7 +135,7 @@ class DirectReply(WebRequest):
         return is_here and bool(self.startedWriting)
 
     def say(self, part: bytes) -> None:
-        """A part of a body that has begun and goes on. Only while it `takes_more`."""
+        """A part, not empty, of a body that has begun and goes on. Only while it `takes_more`."""
         self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self.chunked else part)
 
     def has_said_nothing(self) -> bool:
@@ -176,7 +176,6 @@ class DirectReply(WebRequest):
         if self._head is not None:
             data, self._head, self.startedWriting = self._head, None, 1
         if body and self.method != b"HEAD" and self.code not in NO_BODY:
-            self.sentLength += len(body)
             data += b"%x\r\n%b\r\n" % (len(body), body) if self.chunked else body
         if not more and self.chunked:
             data += b"0\r\n\r\n"

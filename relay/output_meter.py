@@ -76,6 +76,7 @@ class OutputMeter:
 
     def _surely_takes(self, text: str) -> bool:
         assert self.limit is not None
+        # What `_surely_fits` asks first, without its frame: this runs for each word.
         size = len(text) if text.isascii() else _bytes(text)
         if self._counted + self._since_bytes + size > self.limit and not self._surely_fits(size):
             return False

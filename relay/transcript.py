@@ -445,7 +445,9 @@ class Transcript:
         self._buffered: list[Event] = []
         self._called_tools = False
         self._is_flowing = self._flows()
-        self._noted = 0  # of `_raw`: what flowed since stands in `_text` only when somebody looks
+        self._noted = (
+            0  # so much of `_raw` is in `_text`, or was never to be; what flows follows when somebody looks
+        )
 
     @property
     def text(self) -> str:

@@ -137,6 +137,16 @@ def test_the_application_waits_for_a_reader() -> None:
     assert not request.takes_more()
 
 
+def test_an_answer_that_has_ended_takes_no_more() -> None:
+    wire = stuck()
+    request = wire.server.requests[0]
+    say(wire, 1_000)
+
+    request.handle_reply({"type": "http.response.body", "body": b"", "more_body": False})
+
+    assert not request.takes_more()
+
+
 @pytest.mark.parametrize(("rate", "cut"), [(0, True), (500, True), (1_500, False)])
 def test_a_reader_that_hardly_reads_is_cut(rate: int, cut: bool) -> None:
     wire = stuck()

@@ -104,6 +104,15 @@ def test_it_lets_through_as_much_as_may_be_and_says_when_it_cuts(
     assert spent["completion_tokens"] == spent["reasoning_tokens"] + tokens(texts[Text][1]) == meter.counted()
 
 
+def test_it_takes_nothing_after_it_was_cut() -> None:
+    meter = OutputMeter(1)
+    heard(meter, [Text("one two")])
+    meter.limit = 100
+
+    assert meter.is_full
+    assert not meter.take([Text("x")]) and not meter.take([Text("x"), Text("y")])
+
+
 def test_what_was_counted_on_the_way_is_not_counted_again(counted: list[str]) -> None:
     meter = OutputMeter(1_000)
     words = [f" word{n}" for n in range(300)]

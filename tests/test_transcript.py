@@ -679,6 +679,17 @@ def test_what_is_let_through_is_as_good_as_fed(
     assert let_through.text == fed.text
 
 
+def test_the_text_may_be_looked_at_while_it_flows() -> None:
+    transcript = Transcript()
+    transcript.feed([Text("Hello ")])
+    transcript.let_through([Text("you")])
+
+    assert transcript.text == transcript.text == "Hello you"
+    transcript.let_through([Text("!")])
+    transcript.end()
+    assert transcript.text == "Hello you!"
+
+
 @settings(max_examples=200, deadline=None)
 @given(chunks=chunked())
 def test_references_do_not_depend_on_chunks(chunks: list[str]) -> None:

@@ -127,6 +127,16 @@ async def test_words_leave_past_the_task_that_waits_for_them(
     assert {(each.outcome, each.completion_tokens, each.points) for each in ours} == {("done", 6, 6)}
 
 
+async def test_what_the_bot_says_anew_goes_on_where_the_words_ended(
+    api: Api, cast: Cast, demo: DemoPoe
+) -> None:
+    whole = "".join(WORDS) + " and no more"
+    await says(demo, ("replace_response", {"text": whole}), ("done", {}))
+
+    for client in (Client(is_open=False), Client()):
+        assert await client.ask(api, cast.bob.plain, "/v1/chat/completions") == whole
+
+
 async def test_a_client_that_reads_slowly_is_waited_for(api: Api, cast: Cast, demo: DemoPoe) -> None:
     await says(demo, ("done", {}))
     client = Client()

@@ -358,6 +358,18 @@ def test_another_key_takes_the_slot_along(desk: Desk) -> None:
     assert desk.in_flight() == {}
 
 
+def test_a_slot_that_was_given_back_already_is_not_given_back_twice(desk: Desk) -> None:
+    """The sweep recomputes slots from open records; another process may have settled this one's meanwhile."""
+    one = admission()
+    desk.admit(one)
+    for meter in desk.meters.values():
+        meter.in_flight = 0
+
+    desk.settle(settlement(one))
+
+    assert {meter.in_flight for meter in desk.meters.values()} == {0}
+
+
 def test_a_change_that_is_refused_keeps_what_it_has(desk: Desk) -> None:
     full = candidate(2, key_limits=Limits(requests_in_flight=0))
     one = admission(reservation(points=5), of_team=Limits(points_per_day=8))

@@ -433,3 +433,48 @@ async def test_a_connection_that_was_closed_while_it_was_made_stays_closed() -> 
     connection.connection_made(transport)
 
     assert transport.is_aborted
+
+
+# Taken at once, past whoever waits.
+
+
+async def test_what_is_not_taken_at_once_is_not_offered_again_before_its_reader_wakes() -> None:
+    asked, offered = Asked(), []
+    asked.feed(CHUNKED)
+
+    def take(piece: bytes) -> bool:
+        offered.append(piece)
+        return False
+
+    asked.connection.on_piece = take
+    waiting = asyncio.ensure_future(asked.connection.wait(asyncio.get_running_loop().time() + 5))
+    await asyncio.sleep(0)
+    asked.feed(b"1\r\na\r\n")
+    asked.feed(b"1\r\nb\r\n")
+
+    await asyncio.wait_for(waiting, 1)
+    assert offered == [b"a"]
+    assert asked.connection.take() == b"b"
+
+
+async def test_nothing_is_taken_at_once_while_nobody_waits() -> None:
+    asked = Asked()
+    asked.feed(CHUNKED)
+    asked.connection.on_piece = lambda _piece: True
+
+    asked.feed(b"1\r\na\r\n")
+
+    assert asked.connection.take() == b"a"
+
+
+async def test_an_end_that_comes_with_its_last_piece_wakes_who_waits() -> None:
+    asked = Asked()
+    asked.feed(CHUNKED)
+    asked.connection.on_piece = lambda _piece: True
+    waiting = asyncio.ensure_future(asked.connection.wait(asyncio.get_running_loop().time() + 5))
+    await asyncio.sleep(0)
+
+    asked.feed(b"1\r\nz\r\n0\r\n\r\n")
+
+    await asyncio.wait_for(waiting, 1)
+    assert asked.rest() == b"z"

@@ -589,6 +589,28 @@ async def test_heartbeats_come_in_silence_and_lose_nothing() -> None:
     assert said[-2] == []
 
 
+async def test_heartbeats_come_before_the_head_and_no_more_often() -> None:
+    async def late(_: scripted.Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.35)
+        start(writer)
+        chunk(writer, text("a"))
+        chunk(writer, DONE)
+        finish(writer)
+
+    said = await ask(late, deadlines=Deadlines(heartbeat=0.1))
+
+    assert said[0] == [] and said[-1] == [Text("a")]
+    assert said.count([]) <= 3
+
+
+async def test_no_heartbeat_comes_between_words() -> None:
+    words = [step for _ in range(12) for step in (text("a"), 0.03)]
+
+    said = await ask(pausing(*words, DONE), deadlines=Deadlines(heartbeat=0.25))
+
+    assert [] not in said and sum(map(len, said)) == 12
+
+
 async def test_heartbeats_come_while_the_bot_only_pings() -> None:
     said = await ask(pausing(*PINGS[:26], text("a"), DONE), deadlines=Deadlines(heartbeat=0.1))
 

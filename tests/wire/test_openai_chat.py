@@ -1102,6 +1102,15 @@ def test_what_arrived_together_reads_as_if_it_had_come_one_by_one(
     assert one.encode_all(events) == b"".join(map(other.encode, events))
 
 
+def test_a_picture_after_a_word_that_came_alone_stands_by_itself() -> None:
+    encoder = openai_chat.Encoder(model="m", include_usage=False)
+
+    encoder.encode_all([Text("Look:")])
+    shown = encoder.encode_all([Attachment("https://x/a.png", "a.png", "image/png")])
+
+    assert rb"\n\n![a.png](https://x/a.png)" in shown
+
+
 @pytest.mark.parametrize(
     ("events", "content"),
     [
