@@ -732,20 +732,25 @@ async def test_leaving_closes_the_connection_at_once(how: str) -> None:
             await anext(answer)
             del answer
         else:
-            await cancelled(answer, after=0.05)
+            await cancelled(answer, upstream)
         began = time.monotonic()
         await asyncio.wait_for(upstream.left.wait(), 1)
         assert time.monotonic() - began < 0.1
         await poe.close()
 
 
-async def cancelled(answer: AsyncIterator[list[Event]], *, after: float) -> None:
+async def cancelled(answer: AsyncIterator[list[Event]], upstream: Upstream) -> None:
+    """Once the bot was asked, and has said what it says at once."""
+
     async def read() -> None:
         async for _ in answer:
             pass
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(after)
+    async with asyncio.timeout(5):
+        while not upstream.requests:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
