@@ -445,9 +445,8 @@ class Transcript:
         self._buffered: list[Event] = []
         self._called_tools = False
         self._is_flowing = self._flows()
-        self._noted = (
-            0  # so much of `_raw` is in `_text`, or was never to be; what flows follows when somebody looks
-        )
+        # So many pieces of `_raw` are in `_text`, or were never to be; what flows follows when somebody looks.
+        self._noted = 0
 
     @property
     def text(self) -> str:
