@@ -6,11 +6,11 @@ Only while nothing was said to the client but that we are still there. What the 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from proxy_site.config import Config
 from relay import admitting, mappings, pool, prompting, shaping
+from relay.answering import Answer
 from relay.directory import AccountEntry, Caller, Directory, KeyEntry, Mapping
 from relay.errors import (
     AllKeysBusy,
@@ -20,11 +20,8 @@ from relay.errors import (
     UpstreamTimeout,
     UpstreamUnknownBot,
 )
-from relay.events import ChatRequest, Event
-from relay.ledger import Admission, Candidate
-from relay.limits import RateCard
+from relay.events import ChatRequest
 from relay.pool import Failure, Keeper, Tier, Trial
-from relay.shaping import Shape
 from relay.upstreams.poe import Key, Poe
 
 log = logging.getLogger(__name__)
@@ -41,37 +38,13 @@ class Relaying(Protocol):
     def credential(self, key: KeyEntry, account: AccountEntry) -> Key: ...
 
 
-class Answering(Protocol):
-    """What of an answer this needs: to be moved to another key, and begun with another stream."""
-
-    admission: Admission
-    key_id: int
-    is_probe: bool
-    ignored: tuple[str, ...]
-    shape: Shape | None
-
-    def say_at_once(self, events: list[Event]) -> bool: ...
-
-    async def move(
-        self, candidates: tuple[Candidate, ...], bot: str, rates: RateCard, accounting: str
-    ) -> None: ...
-
-    async def begin(
-        self,
-        stream: AsyncGenerator[list[Event], None],
-        mapping: Mapping,
-        fallback: str | None,
-        trial: Trial,
-    ) -> None: ...
-
-
 class Failover:
     """The admission claimed a slot for the first question; each further one claims another before it is asked."""
 
     def __init__(
         self,
         relay: Relaying,
-        answer: Answering,
+        answer: Answer,
         chat: ChatRequest,
         caller: Caller,
         mapping: Mapping,
