@@ -496,11 +496,6 @@ def _refusal(
     found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
 ) -> RateLimited | None:
     """The refusal that holds longest: when it is over, the others are too."""
-    for meter, its in zip(found, limits, strict=True):
-        if not rules.fits(meter, its, reservation):
-            break
-    else:  # as almost always
-        return None
     refusals = _refusals(zip(found, limits, strict=True), reservation, of)
     if not refusals:
         return None
