@@ -239,6 +239,8 @@ async def test_a_limit_holds_for_it(api: Api, cast: Cast, demo: DemoPoe) -> None
 async def test_one_that_is_removed_while_it_is_made_stops(api: Api, cast: Cast, demo: DemoPoe) -> None:
     sdk = api.openai(cast.bob.plain)
     id = await promised(api, cast)
+    # Removed before it was admitted, it would be a request that was never begun.
+    await in_database(lambda: wait_for(UsageRecord.objects.filter(outcome="open").exists))
     await sdk.videos.delete(id)
 
     def outcome() -> str:

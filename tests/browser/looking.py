@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -37,6 +38,15 @@ def axe() -> str:
     return AXE.read_text()
 
 
+async def weight(response: Response) -> int:
+    """In bytes; of one whose page was left meanwhile, nobody knows."""
+    try:
+        sizes = await response.request.sizes()
+    except Exception:
+        return 0
+    return sizes["responseBodySize"] + sizes["responseHeadersSize"]
+
+
 @dataclass
 class Window:
     """One person's browser window; notes what the browser complains about."""
@@ -45,7 +55,7 @@ class Window:
     page: Page
     url: str
     complaints: list[str] = field(default_factory=list)
-    bytes_received: int = 0
+    weighing: list[asyncio.Task[int]] = field(default_factory=list)
 
     @classmethod
     async def open(cls, browser: Browser, url: str, look: Look) -> Window:
@@ -57,19 +67,18 @@ class Window:
         window = cls(context, await context.new_page(), url)
         window.page.on("console", window._hear)
         window.page.on("pageerror", lambda error: window.complaints.append(str(error)))
-        window.page.on("response", window._weigh)
+        window.page.on(
+            "response", lambda response: window.weighing.append(asyncio.create_task(weight(response)))
+        )
         return window
 
     def _hear(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
 
-    async def _weigh(self, response: Response) -> None:
-        try:
-            sizes = await response.request.sizes()
-        except Exception:  # the page was left meanwhile
-            return
-        self.bytes_received += sizes["responseBodySize"] + sizes["responseHeadersSize"]
+    async def bytes_received(self) -> int:
+        """Of all responses so far. The browser tells their sizes a while after the page is there."""
+        return sum(await asyncio.gather(*self.weighing))
 
     async def sign_in(self, person: Person) -> None:
         """With a session: a served process does not know the hashes of the tests' passwords."""
