@@ -218,10 +218,10 @@ def held_table(found: list[Held]) -> str:
 
 
 def held_goals(found: list[Held]) -> list[Goal]:
-    """Of the highest number that holds; what it took there, or at the first number if none holds."""
+    """The highest number that holds; what so many took as are asked for, or as were tried."""
     ours = [each for each in found if each.who == "relay"]
     best = max((each for each in ours if each.holds), key=lambda each: each.streams, default=None)
-    then = best or ours[0]
+    then = next((each for each in ours if each.streams >= LEAST_STREAMS), ours[-1])
     return [
         at_least(
             f"streams x 20 chunks/s held with {LEAST_DELIVERED:g} % delivered and gap p99 within {MOST_GAP_MS:g} ms",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from relay import counting
-from relay.events import Attachment, Event, Reasoning, Text, ToolCall
+from relay.events import MOST_PIECES, Attachment, Event, Reasoning, Text, ToolCall
 
 # What follows may split the last word that was counted otherwise: "import" is one token, "importr" three.
 SEAM_TOKENS = 16
@@ -58,6 +58,8 @@ class OutputMeter:
             if not word.text or (self.limit is not None and not self._surely_takes(word.text)):
                 return False
             self._said.append(word.text)
+            if len(self._said) >= MOST_PIECES:
+                self._join()
             return True
         said: list[str] = []
         thought: list[str] = []
@@ -72,7 +74,13 @@ class OutputMeter:
             return False
         self._said += said
         self._thought += thought
+        if len(self._said) + len(self._thought) >= MOST_PIECES:
+            self._join()
         return True
+
+    def _join(self) -> None:
+        for pieces in (self._said, self._thought, self._since):
+            pieces[:] = ["".join(pieces)] if pieces else []
 
     def _surely_takes(self, text: str) -> bool:
         assert self.limit is not None

@@ -23,7 +23,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.events import MOST_PIECES, Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
 
 Policy = Literal["reasoning", "drop", "buffer", "show"]
 
@@ -409,10 +409,10 @@ class Transcript:
         "_called_tools",
         "_echo",
         "_files",
+        "_flowed",
         "_is_buffering",
         "_is_flowing",
         "_new",
-        "_noted",
         "_patterns",
         "_policy",
         "_raw",
@@ -445,8 +445,8 @@ class Transcript:
         self._buffered: list[Event] = []
         self._called_tools = False
         self._is_flowing = self._flows()
-        # So many pieces of `_raw` are in `_text`, or were never to be; what flows follows when somebody looks.
-        self._noted = 0
+        # Of `_raw` and of `_text` alike, the last: they have it when there is enough of it, or somebody looks.
+        self._flowed: list[str] = []
 
     @property
     def text(self) -> str:
@@ -475,19 +475,23 @@ class Transcript:
         """What `feed` does with these, when it `lets_through`."""
         for event in events:
             assert isinstance(event, Text)
-            self._raw.append(event.text)
+            self._flowed.append(event.text)
+        if len(self._flowed) >= MOST_PIECES:
+            self._note_what_flowed()
 
     def feed(self, events: list[Event]) -> list[Event]:
         new = self._new = []
         for event in events:
             if self._is_flowing and type(event) is Text:  # nearly every event: keep it to a few operations
                 if event.text:
-                    self._raw.append(event.text)
+                    self._flowed.append(event.text)
                     new.append(event)
                 continue
             self._note_what_flowed()
             self._take(event)
-            self._stand_anew()
+            self._is_flowing = self._flows()
+        if len(self._flowed) >= MOST_PIECES:
+            self._note_what_flowed()
         return new
 
     def end(self) -> list[Event]:
@@ -495,17 +499,15 @@ class Transcript:
         self._new = []
         self._note_what_flowed()
         self._settle()
-        self._stand_anew()
+        self._is_flowing = self._flows()
         return self._new
 
     def _note_what_flowed(self) -> None:
-        if self._is_flowing:
-            self._text += self._raw[self._noted :]
-            self._noted = len(self._raw)
-
-    def _stand_anew(self) -> None:
-        self._is_flowing = self._flows()
-        self._noted = len(self._raw)
+        if self._flowed:
+            text = "".join(self._flowed)
+            self._raw.append(text)
+            self._text.append(text)
+            self._flowed.clear()
 
     def _make_reader(self) -> _Reader:
         return _Reader(self._patterns, answering=self._policy == "show")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay import counting
-from relay.events import Attachment, Event, Reasoning, Replace, Text, ToolCall
+from relay.events import MOST_PIECES, Attachment, Event, Reasoning, Replace, Text, ToolCall
 from relay.output_meter import OutputMeter
 
 SCRAPS = [
@@ -237,3 +238,36 @@ def test_near_the_limit_it_is_counted_seldom(counted: list[str]) -> None:
     assert kept == 4096 and meter.is_full
     assert len(counted) < 200
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize("limit", [None, 10_000])
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_words_are_not_kept_one_by_one(limit: int | None, at_once: int) -> None:
+    """Each takes 80 bytes as an object of its own, in each of a thousand streams."""
+    meter = OutputMeter(limit)
+    first, thought = "".join(["wor", "ld "]), "".join(["hm", "m "])
+    held_by_none = sys.getrefcount(first), sys.getrefcount(thought)
+    words = [f"{n} " for n in range(at_once * 2 * MOST_PIECES)]
+
+    assert meter.take([Reasoning(thought), Reasoning("so")]) and meter.take([Text(first)])
+    for start in range(0, len(words), at_once):
+        assert meter.take([Text(word) for word in words[start : start + at_once]])
+
+    assert (sys.getrefcount(first), sys.getrefcount(thought)) == held_by_none
+    said = first + "".join(words)
+    assert meter.characters == len(said)
+    assert asyncio.run(meter.usage()) == {
+        "completion_tokens": tokens(said) + tokens(thought + "so"),
+        "reasoning_tokens": tokens(thought + "so"),
+    }
+
+
+def test_an_answer_of_many_words_is_cut_at_its_limit() -> None:
+    words = [f" w{n}" for n in range(4 * MOST_PIECES)]
+    limit = tokens("".join(words)) - 5
+    meter = OutputMeter(limit)
+
+    kept = [event for word in words for event in heard(meter, [Text(word)])]
+
+    said = "".join(event.text for event in kept if isinstance(event, Text))
+    assert meter.is_full and "".join(words).startswith(said) and tokens(said) == meter.counted() == limit

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.events import MOST_PIECES, Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
 from relay.transcript import Noise, Policy, Transcript, strip_reasoning
 
 CAT = Attachment("https://files.example/cat.png", "cat.png", "image/png", "ref1")
@@ -688,6 +689,31 @@ def test_the_text_may_be_looked_at_while_it_flows() -> None:
     transcript.let_through([Text("!")])
     transcript.end()
     assert transcript.text == "Hello you!"
+
+
+@pytest.mark.parametrize("is_fed", [True, False])
+def test_words_that_flowed_are_not_kept_one_by_one(is_fed: bool) -> None:
+    """Each takes 80 bytes as an object of its own, in each of a thousand streams."""
+    transcript = Transcript()
+    transcript.feed([Text("Hello ")])
+    first = "".join(["wor", "ld "])
+    held_by_none = sys.getrefcount(first)
+    words = [first, *(f"{n} " for n in range(2 * MOST_PIECES))]
+
+    for word in words:
+        if is_fed:
+            assert transcript.feed([Text(word)]) == [Text(word)]
+        else:
+            transcript.let_through([Text(word)])
+    del word
+    words[0] = ""
+
+    assert sys.getrefcount(first) == held_by_none
+    assert transcript.text == "Hello world " + "".join(words)
+    # What flowed is what the bot's whole text is compared with.
+    assert transcript.feed([Replace(transcript.text + "more")]) == [Text("more")]
+    assert transcript.end() == []
+    assert transcript.text == "Hello world " + "".join(words) + "more"
 
 
 @settings(max_examples=200, deadline=None)
