@@ -218,7 +218,7 @@ def held_table(found: list[Held]) -> str:
 
 
 def held_goals(found: list[Held]) -> list[Goal]:
-    """The highest number that holds; what so many took as are asked for, or as were tried."""
+    """The highest number that holds; memory and threads at the number asked for, or at the most that was tried if that is less."""
     ours = [each for each in found if each.who == "relay"]
     best = max((each for each in ours if each.holds), key=lambda each: each.streams, default=None)
     then = next((each for each in ours if each.streams >= LEAST_STREAMS), ours[-1])

@@ -15,9 +15,6 @@ from msgspec.structs import replace
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
-# A word that is kept as an object of its own takes 80 bytes: whoever keeps what a bot says joins so many of them.
-MOST_PIECES = 64
-
 
 # What a client asks for. Each request makes a dozen, and some anew: as Structs they take a fifth of the time of frozen
 # dataclasses.

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from relay import counting
-from relay.events import MOST_PIECES, Attachment, Event, Reasoning, Text, ToolCall
+from relay.events import Attachment, Event, Reasoning, Text, ToolCall
+from relay.pieces import MOST_PIECES, Pieces
 
 # What follows may split the last word that was counted otherwise: "import" is one token, "importr" three.
 SEAM_TOKENS = 16
@@ -42,12 +43,12 @@ class OutputMeter:
         self.images = 0
         self.has_tool_calls = False
         self.is_full = False
-        self._said: list[str] = []
-        self._thought: list[str] = []
+        self._said = Pieces()
+        self._thought = Pieces()
         # All before `_since` has at most so many tokens, or just as many; `_since` has so many bytes.
         self._counted = 0
         self._is_exact = True
-        self._since: list[str] = []
+        self._since = Pieces()
         self._since_bytes = 0
 
     def take(self, events: list[Event]) -> bool:
@@ -57,9 +58,10 @@ class OutputMeter:
         if len(events) == 1 and isinstance(word := events[0], Text):  # as a word comes that is waited for
             if not word.text or (self.limit is not None and not self._surely_takes(word.text)):
                 return False
-            self._said.append(word.text)
-            if len(self._said) >= MOST_PIECES:
-                self._join()
+            pieces = self._said
+            pieces.append(word.text)
+            if len(pieces) - pieces.blocks >= MOST_PIECES:  # `is_long`, without its frame
+                pieces.join()
             return True
         said: list[str] = []
         thought: list[str] = []
@@ -74,13 +76,10 @@ class OutputMeter:
             return False
         self._said += said
         self._thought += thought
-        if len(self._said) + len(self._thought) >= MOST_PIECES:
-            self._join()
+        for pieces in (self._said, self._thought):
+            if pieces.is_long:
+                pieces.join()
         return True
-
-    def _join(self) -> None:
-        for pieces in (self._said, self._thought, self._since):
-            pieces[:] = ["".join(pieces)] if pieces else []
 
     def _surely_takes(self, text: str) -> bool:
         assert self.limit is not None
@@ -88,7 +87,10 @@ class OutputMeter:
         size = len(text) if text.isascii() else _bytes(text)
         if self._counted + self._since_bytes + size > self.limit and not self._surely_fits(size):
             return False
-        self._since.append(text)
+        pieces = self._since
+        pieces.append(text)
+        if len(pieces) - pieces.blocks >= MOST_PIECES:
+            pieces.join()
         self._since_bytes += size
         return True
 
@@ -149,7 +151,7 @@ class OutputMeter:
         if counted > self.limit:
             return False
         # Of what was said before, this is no less than the tokens; `text` is added to the rest by its bytes.
-        self._since, self._since_bytes = [], 0
+        self._since, self._since_bytes = Pieces(), 0
         self._counted, self._is_exact = counted + SEAM_TOKENS, False
         return True
 
@@ -163,11 +165,11 @@ class OutputMeter:
         tokens, end = counting.count_settled(since)
         rest = since[end:]
         self._counted += tokens
-        self._since, self._since_bytes = [rest], _bytes(rest)
+        self._since, self._since_bytes = Pieces(rest), _bytes(rest)
         if self._counted + self._since_bytes + more_bytes <= self.limit:
             return True
         self._counted += min(self._since_bytes, counting.count(rest) + SEAM_TOKENS)
-        self._since, self._since_bytes = [], 0
+        self._since, self._since_bytes = Pieces(), 0
         self._is_exact = False
         return self._counted + more_bytes <= self.limit
 

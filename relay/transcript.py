@@ -23,7 +23,8 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from relay.events import MOST_PIECES, Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.pieces import MOST_PIECES
 
 Policy = Literal["reasoning", "drop", "buffer", "show"]
 
@@ -445,7 +446,8 @@ class Transcript:
         self._buffered: list[Event] = []
         self._called_tools = False
         self._is_flowing = self._flows()
-        # Of `_raw` and of `_text` alike, the last: they have it when there is enough of it, or somebody looks.
+        # The end of both `_raw` and `_text`, not in them yet: joined onto both when it is long, before any event that does not
+        # flow, and when somebody looks.
         self._flowed: list[str] = []
 
     @property
@@ -499,7 +501,6 @@ class Transcript:
         self._new = []
         self._note_what_flowed()
         self._settle()
-        self._is_flowing = self._flows()
         return self._new
 
     def _note_what_flowed(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from relay import counting
-from relay.events import MOST_PIECES, Attachment, Event, Reasoning, Replace, Text, ToolCall
+from relay.events import Attachment, Event, Reasoning, Replace, Text, ToolCall
 from relay.output_meter import OutputMeter
+from relay.pieces import MOST_PIECES, Pieces
 
 SCRAPS = [
     *(
@@ -240,26 +242,58 @@ def test_near_the_limit_it_is_counted_seldom(counted: list[str]) -> None:
     assert time.perf_counter() - began < 1
 
 
-@pytest.mark.parametrize("limit", [None, 10_000])
+@pytest.mark.parametrize("limit", [None, 100_000])
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_words_are_not_kept_one_by_one(limit: int | None, at_once: int) -> None:
+@pytest.mark.parametrize("kind", [Text, Reasoning])
+def test_words_are_not_kept_one_by_one(kind: type[Text | Reasoning], at_once: int, limit: int | None) -> None:
     """Each takes 80 bytes as an object of its own, in each of a thousand streams."""
     meter = OutputMeter(limit)
-    first, thought = "".join(["wor", "ld "]), "".join(["hm", "m "])
-    held_by_none = sys.getrefcount(first), sys.getrefcount(thought)
-    words = [f"{n} " for n in range(at_once * 2 * MOST_PIECES)]
+    words = ["".join([f"{n}", " "]) for n in range(6 * MOST_PIECES)]
+    held_by_none = [sys.getrefcount(word) for word in words]
 
-    assert meter.take([Reasoning(thought), Reasoning("so")]) and meter.take([Text(first)])
     for start in range(0, len(words), at_once):
-        assert meter.take([Text(word) for word in words[start : start + at_once]])
+        assert meter.take([kind(word) for word in words[start : start + at_once]])
 
-    assert (sys.getrefcount(first), sys.getrefcount(thought)) == held_by_none
-    said = first + "".join(words)
-    assert meter.characters == len(said)
-    assert asyncio.run(meter.usage()) == {
-        "completion_tokens": tokens(said) + tokens(thought + "so"),
-        "reasoning_tokens": tokens(thought + "so"),
-    }
+    assert [sys.getrefcount(word) for word in words][: 5 * MOST_PIECES] == held_by_none[: 5 * MOST_PIECES]
+    said = "".join(words)
+    assert meter.characters == (len(said) if kind is Text else 0)
+    thoughts = tokens(said) if kind is Reasoning else 0
+    assert asyncio.run(meter.usage()) == {"completion_tokens": tokens(said), "reasoning_tokens": thoughts}
+
+
+@pytest.mark.parametrize("limit", [None, 100_000])
+def test_one_wide_character_does_not_widen_the_whole_answer(limit: int | None) -> None:
+    """Python keeps a text as wide as its widest character: four bytes for each letter beside one emoji."""
+    meter = OutputMeter(limit)
+    tracemalloc.start()
+    try:
+        assert meter.take([Text("😀")])
+        for number in range(1000):
+            assert meter.take([Text(f"word {number:04} of a long text")])
+        kept, _most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Once for the end, and once for what is still to be counted.
+    assert kept < meter.characters * (1.5 if limit is None else 2.8)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_many_words_are_joined_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+    join = Pieces.join
+
+    def noted(pieces: Pieces) -> None:
+        joined.append(len(pieces))
+        join(pieces)
+
+    monkeypatch.setattr(Pieces, "join", noted)
+    meter = OutputMeter(None)
+
+    for number in range(0, 10 * MOST_PIECES, at_once):
+        meter.take([Text(f"{number} ")] * at_once)
+
+    # The blocks that are joined already stand before the words.
+    assert joined == [MOST_PIECES + blocks for blocks in range(10)]
 
 
 def test_an_answer_of_many_words_is_cut_at_its_limit() -> None:

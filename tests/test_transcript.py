@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.events import MOST_PIECES, Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.pieces import MOST_PIECES
 from relay.transcript import Noise, Policy, Transcript, strip_reasoning
 
 CAT = Attachment("https://files.example/cat.png", "cat.png", "image/png", "ref1")
