@@ -234,12 +234,12 @@ def test_far_from_the_limit_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) 
 def test_near_the_limit_it_is_counted_seldom(counted: list[str]) -> None:
     meter = OutputMeter(4096)
 
-    began = time.perf_counter()
+    began = time.thread_time()
     kept = sum(len(meter.cut([Text(" word")])) for _ in range(5000))
 
     assert kept == 4096 and meter.is_full
     assert len(counted) < 200
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 2
 
 
 @pytest.mark.parametrize("limit", [None, 100_000])

@@ -700,7 +700,7 @@ async def test_a_connection_is_used_again_after_a_refusal() -> None:
 async def test_an_answer_that_does_not_end_after_done_is_closed(
     garbage: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.upstreams.poe._END_OF_BODY_WAIT", 0.1)
+    monkeypatch.setattr("relay.upstreams.poe._END_OF_BODY_WAIT", 0.5)
 
     async def script(_: scripted.Request, writer: asyncio.StreamWriter) -> None:
         start(writer)
@@ -716,7 +716,7 @@ async def test_an_answer_that_does_not_end_after_done_is_closed(
         await poe.close()
 
     assert said == [[Text("a")]]
-    assert took < 0.09
+    assert took < 0.45
 
 
 @pytest.mark.parametrize("how", ["closed", "cancelled", "dropped", "cancelled before an answer"])
@@ -735,7 +735,7 @@ async def test_leaving_closes_the_connection_at_once(how: str) -> None:
             await cancelled(answer, upstream)
         began = time.monotonic()
         await asyncio.wait_for(upstream.left.wait(), 1)
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.5  # one that may be asked again would be waited for, for a second
         await poe.close()
 
 
