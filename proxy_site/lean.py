@@ -180,7 +180,7 @@ class _Watch:
     def __init__(self, receive: Receive) -> None:
         self.is_gone = False
         self._watched = asyncio.current_task()
-        self._watching = asyncio.create_task(self._await(receive))
+        self._watching: asyncio.Task[None] | None = asyncio.create_task(self._await(receive))
 
     async def _await(self, receive: Receive) -> None:
         await receive()
@@ -189,7 +189,11 @@ class _Watch:
         self._watched.cancel()
 
     def end(self) -> None:
-        self._watching.cancel()
+        """May be called again."""
+        if self._watching is not None:
+            self._watching.cancel()
+            # Which holds this object by the frame that it was cancelled in: nothing is left for the garbage collector.
+            self._watching = None
 
 
 async def _read_body(receive: Receive) -> bytes | None:

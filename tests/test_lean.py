@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import ipaddress
 import re
+import weakref
 from typing import Any
 
 import pytest
 from django.urls import URLResolver, get_resolver
 
-from proxy_site.lean import CORS, _preflight, client_address
+from proxy_site.lean import CORS, _preflight, _Watch, client_address
+from proxy_site.server import Inbox
 from relay.api.urls import is_api, route_of
 
 PROXIES = [ipaddress.ip_network(each) for each in ("127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8")]
@@ -196,3 +200,47 @@ def pages() -> list[str]:
             else:
                 found.append(address)
     return found
+
+
+@pytest.mark.asyncio
+async def test_whoever_waited_for_a_client_to_leave_is_let_go_of_at_once() -> None:
+    """Every request waits so. What the collector must find is walked over and over, and mostly stays until its last generation."""
+
+    class Found(Inbox):
+        """Which can be looked for."""
+
+    inbox = Found()
+    watch = _Watch(inbox.get)
+    await asyncio.sleep(0)
+    found = weakref.ref(inbox), weakref.ref(watch)
+
+    gc.disable()
+    try:
+        watch.end()
+        watch.end()
+        del inbox, watch
+        for _turn in range(3):
+            await asyncio.sleep(0)
+        assert [each() for each in found] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_leaves_ends_the_request_unless_it_is_over() -> None:
+    inbox = Inbox()
+
+    async def request(*, is_over: bool) -> bool:
+        watch = _Watch(inbox.get)
+        await asyncio.sleep(0)
+        if is_over:
+            watch.end()
+        inbox.put_nowait({"type": "http.disconnect"})
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            pass
+        return watch.is_gone
+
+    assert await asyncio.create_task(request(is_over=False))
+    assert not await asyncio.create_task(request(is_over=True))
