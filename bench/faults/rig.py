@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import re
+import select
 import signal
 import socket
 import sqlite3
@@ -69,12 +70,17 @@ class Upstream:
         self.in_flight = 0
         self.most_in_flight = 0
         self.base_url = ""
+        self._conversations: set[_Conversation] = set()
 
-    def began(self, model: str) -> Asked:
+    def began(self, model: str, conversation: _Conversation) -> Asked:
         asked = Asked(model, time.monotonic())
         self.asked.append(asked)
         self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self._conversations.add(conversation)
+        if self.in_flight > self.most_in_flight:
+            # The loop may tell of a new request before it tells that another one was let go of.
+            left = sum(each.is_left() for each in self._conversations)
+            self.most_in_flight = max(self.most_in_flight, self.in_flight - left)
         return asked
 
     def ended(self, asked: Asked) -> None:
@@ -124,7 +130,7 @@ class _Conversation(asyncio.Protocol):
     def _begin(self, bot: str) -> None:
         script = BOT.fullmatch(bot)
         assert script is not None, bot
-        self._asked = self._counting.began(bot)
+        self._asked = self._counting.began(bot, self)
         self._chunks, self._pause = int(script[1]), int(script[2])
         self._after(int(script[3] or 0), self._open)
 
@@ -162,6 +168,14 @@ class _Conversation(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone()
+
+    def is_left(self) -> bool:
+        """While it is asked: the other side has closed it, as the system knows."""
+        if self._asked is None:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
 
     def _gone(self) -> None:
         if self._asked is not None:
