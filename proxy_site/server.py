@@ -62,11 +62,7 @@ class Inbox:
     async def get(self) -> dict[str, Any]:
         while not self._messages:
             self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                # Cancelled, it would be held by this object, which the frame here holds, which it holds.
-                self._reader = None
+            await self._reader
         return self._messages.pop(0)
 
 

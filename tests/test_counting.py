@@ -97,7 +97,7 @@ def test_a_long_run_is_counted_in_time(name: str) -> None:
 
     counted = counting.count(text)
 
-    assert time.thread_time() - began < 2
+    assert time.thread_time() - began < 1
     assert counted == pytest.approx(tokens, rel=0.01) if tokens else 0 < counted <= len(text.encode())
 
 
@@ -110,7 +110,7 @@ def test_the_head_of_a_long_run_is_cut_in_time_and_near_its_limit(name: str, sha
 
     head = counting.head(text, limit)
 
-    assert time.thread_time() - began < 2
+    assert time.thread_time() - began < 1
     assert text.startswith(head)
     assert limit * 0.99 - 5 <= counting.count(head) <= limit
 
@@ -120,7 +120,7 @@ def test_a_million_characters_do_not_take_long_to_cut() -> None:
 
     head = counting.head("a" * 1_000_000, 60_000)
 
-    assert time.thread_time() - began < 2
+    assert time.thread_time() - began < 1
     assert len(head) == 480_000
 
 
@@ -174,7 +174,7 @@ def test_a_text_without_letters_is_looked_through_in_time() -> None:
 
     assert counting.count_settled("! " * 500_000) == (0, 0)
 
-    assert time.thread_time() - began < 2
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize("limit", [0, -1, -100])

@@ -67,29 +67,31 @@ class Upstream:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
-        self.in_flight = 0
         self.most_in_flight = 0
         self.base_url = ""
-        self._conversations: set[_Conversation] = set()
+        self._asking: set[_Conversation] = set()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._asking)
 
     def began(self, model: str, conversation: _Conversation) -> Asked:
         asked = Asked(model, time.monotonic())
         self.asked.append(asked)
-        self.in_flight += 1
-        self._conversations.add(conversation)
+        self._asking.add(conversation)
         if self.in_flight > self.most_in_flight:
             # The loop may tell of a new request before it tells that another one was let go of.
-            left = sum(each.is_left() for each in self._conversations)
+            left = sum(each.is_left() for each in self._asking)
             self.most_in_flight = max(self.most_in_flight, self.in_flight - left)
         return asked
 
-    def ended(self, asked: Asked) -> None:
+    def ended(self, asked: Asked, conversation: _Conversation) -> None:
         asked.ended = time.monotonic()
-        self.in_flight -= 1
+        self._asking.discard(conversation)
 
-    def left(self, asked: Asked) -> None:
+    def left(self, asked: Asked, conversation: _Conversation) -> None:
         asked.left = time.monotonic()
-        self.in_flight -= 1
+        self._asking.discard(conversation)
 
 
 @asynccontextmanager
@@ -152,7 +154,7 @@ class _Conversation(asyncio.Protocol):
 
     def _end(self) -> None:
         assert self._asked is not None
-        self._counting.ended(self._asked)
+        self._counting.ended(self._asked, self)
         self._asked = None
         self._transport.write(_http_chunk(b"event: done\ndata: {}\n\n") + b"0\r\n\r\n")
 
@@ -171,15 +173,13 @@ class _Conversation(asyncio.Protocol):
 
     def is_left(self) -> bool:
         """While it is asked: the other side has closed it, as the system knows."""
-        if self._asked is None:
-            return False
         poll = select.poll()
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
     def _gone(self) -> None:
         if self._asked is not None:
-            self._counting.left(self._asked)
+            self._counting.left(self._asked, self)
             self._asked = None
         if self._timer is not None:
             self._timer.cancel()
