@@ -6,6 +6,7 @@ It is as small as it can be, since its cost is paid for each request and for eac
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import socket
 from collections.abc import Callable
@@ -306,6 +307,8 @@ class Connection(asyncio.Protocol):
 
     def _abort(self, why: str) -> None:
         if self._transport is not None:
+            if self._is_asking:
+                _hang_up(self._transport)
             self._transport.abort()
         self._lose(why)
 
@@ -356,6 +359,22 @@ class Connection(asyncio.Protocol):
         self._transport.write(piece)
         if self._unsent and not self._is_choked:
             self._loop.call_soon(self._send_a_piece)
+
+
+def _hang_up(transport: asyncio.Transport) -> None:
+    """Lets the other side know before this returns.
+
+    The loop closes what is aborted in its next turn. By then the slot that this question held may be given to another process,
+    whose question would meet it at the bot.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return
+    try:
+        with socket.socket(fileno=os.dup(sock.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other side was quicker
 
 
 def _has_news(transport: asyncio.Transport) -> bool:
