@@ -2,6 +2,8 @@
 # The system's Python rather than the first in the path: one that pyenv built takes up to twice the time for everything.
 PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo /usr/bin/python3 || echo python3)
 BIN := .venv/bin
+# On a Python that autobahn has no wheel for yet (3.15), its quicker WebSockets would need a compiler.
+export AUTOBAHN_USE_NVX ?= 0
 RUN_ARGS ?=
 
 .PHONY: help run test test-clients fuzz check bench fmt clean
