@@ -2,8 +2,6 @@
 # The system's Python rather than the first in the path: one that pyenv built takes up to twice the time for everything.
 PYTHON ?= $(shell /usr/bin/python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo /usr/bin/python3 || echo python3)
 BIN := .venv/bin
-# On a Python that autobahn has no wheel for yet (3.15), its quicker WebSockets would need a compiler.
-export AUTOBAHN_USE_NVX ?= 0
 RUN_ARGS ?=
 
 .PHONY: help run test test-clients fuzz check bench fmt clean
@@ -57,6 +55,9 @@ clean: ## remove the virtual environment and caches; never var/
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "poe-relay needs Python 3.11 or newer; $(PYTHON) is older: run make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; echo "The virtual environment could not be made in .venv: is this folder writable?"; exit 1; }
+
+# On a Python that autobahn has no wheel for yet (3.15), its quicker WebSockets would need a compiler.
+.venv/.runtime .venv/.dev: export AUTOBAHN_USE_NVX ?= 0
 
 .venv/.runtime: requirements.txt | .venv/bin/python
 	@echo "Installing packages into .venv ..."

@@ -6,7 +6,6 @@ It is as small as it can be, since its cost is paid for each request and for eac
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 import socket
 from collections.abc import Callable
@@ -362,7 +361,7 @@ class Connection(asyncio.Protocol):
 
 
 def _hang_up(transport: asyncio.Transport) -> None:
-    """Lets the other side know before this returns.
+    """Tells the other side before this returns.
 
     The loop closes what is aborted in its next turn. By then the slot that this question held may be given to another process,
     whose question would meet it at the bot.
@@ -371,10 +370,10 @@ def _hang_up(transport: asyncio.Transport) -> None:
     if sock is None:
         return
     try:
-        with socket.socket(fileno=os.dup(sock.fileno())) as same:
+        with sock.dup() as same:
             same.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # the other side was quicker
+        pass  # it is closed already, or else the loop does it
 
 
 def _has_news(transport: asyncio.Transport) -> bool:
