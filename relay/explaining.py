@@ -159,7 +159,7 @@ def explain(config: Config, model: str, token: AccessToken | None = None) -> Exp
         told.fallbacks = [_fallback(directory, each, caller) for each in found.fallback_models]
         told.passed_over = list(_passed_over(directory, found, caller))
         chat = ChatRequest(model=model, messages=())
-        tiers = pool.tiers(directory, found, caller, pool.conversation_of(caller, chat))
+        tiers = pool.tiers(directory, found, caller, lambda: pool.conversation_of(caller, chat))
         _ask(config, directory, told, caller, found, tiers)
     except RelayError as exc:
         told.refusal = exc
@@ -218,7 +218,7 @@ def _fallback(directory: Directory, model: str, caller: Caller) -> Fallback:
 
 def _passed_over(directory: Directory, mapping: Mapping, caller: Caller) -> Iterator[PassedOver]:
     try:
-        asked = {key.id for key in pool.order(directory, mapping, caller, b"")}
+        asked = {key.id for key in pool.order(directory, mapping, caller, bytes)}
     except NoKeyAvailable:
         asked = set()
     for key in directory.keys.values():

@@ -6,6 +6,7 @@ Only while nothing was said to the client but that we are still there. What the 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Protocol
 
 from proxy_site.config import Config
@@ -176,7 +177,7 @@ class Failover:
                     self._relay.directory,
                     mapping,
                     self._caller,
-                    pool.conversation_of(self._caller, self._chat),
+                    partial(pool.conversation_of, self._caller, self._chat),
                     self._relay.keeper.suspects(),
                 )
             except RelayError as other:

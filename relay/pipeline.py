@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -207,7 +208,7 @@ class Relay:
     def _keys_of(self, caller: Caller, chat: ChatRequest) -> frozenset[int]:
         try:
             mapping = mappings.resolve(self.directory, chat.model, caller)
-            return frozenset(key.id for key in pool.order(self.directory, mapping, caller, b""))
+            return frozenset(key.id for key in pool.order(self.directory, mapping, caller, bytes))
         except RelayError:
             return frozenset()  # it will be told when it asks
 
@@ -223,7 +224,7 @@ class Relay:
                     self.directory,
                     mapping,
                     caller,
-                    pool.conversation_of(caller, chat),
+                    partial(pool.conversation_of, caller, chat),
                     self.keeper.suspects(),
                 )
             except (UnknownModel, NoKeyAvailable, BadRequest):

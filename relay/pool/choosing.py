@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
@@ -25,14 +25,15 @@ def order(
     directory: Directory,
     mapping: Mapping,
     caller: Caller,
-    conversation: bytes,
+    conversation: Callable[[], bytes],
     suspects: Collection[int] = (),
 ) -> list[KeyEntry]:
     """The caller's own keys first, the own team's next, then by priority; inside of that by a rendezvous hash of the
     conversation and weight.
 
     So a conversation stays on one key (Poe's caches help) while nothing is stored for it. Keys that just failed, though it
-    may have been the bot, come after the others that go on the same bill. Raises NoKeyAvailable.
+    may have been the bot, come after the others that go on the same bill. `conversation` tells them apart, and is asked only
+    where there is a choice. Raises NoKeyAvailable.
     """
     theirs = [
         (account, key)
@@ -50,13 +51,16 @@ def order(
     ]
     if not usable:
         raise NoKeyAvailable(_reason(mapping) if only is None else _reason_of_only(mapping))
+    if len(usable) == 1:
+        return [usable[0][1]]
+    same = conversation()
     ranked = [
         (
             account.counts_in_budgets,
             key.id in suspects,
             _distance(account, caller),
             -key.priority,
-            -_score(key, conversation),
+            -_score(key, same),
             key.id,
             key,
         )
@@ -69,7 +73,7 @@ def tiers(
     directory: Directory,
     mapping: Mapping,
     caller: Caller,
-    conversation: bytes,
+    conversation: Callable[[], bytes],
     suspects: Collection[int] = (),
 ) -> list[Tier]:
     """The same order, cut where the bill goes to somebody else. Raises NoKeyAvailable."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +39,7 @@ class Keys:
         self.directory.keys[id] = KeyEntry(**values)
 
     def order(self, conversation: bytes = b"c", of: Mapping | None = None, **who: Any) -> list[int]:
-        found = pool.order(self.directory, of or mapping(), caller(**who), conversation)
+        found = pool.order(self.directory, of or mapping(), caller(**who), lambda: conversation)
         return [key.id for key in found]
 
 
@@ -245,9 +246,23 @@ def test_no_conversation_is_so_odd_that_it_has_no_key(
             return digest
 
     keys.add(1)
+    keys.add(2)
     monkeypatch.setattr(choosing, "blake2b", lambda *args, **kwargs: Odd())
 
-    assert keys.order() == [1]
+    assert keys.order() == [1, 2]
+
+
+def test_a_conversation_is_told_apart_only_where_there_is_a_choice(keys: Keys) -> None:
+    conversation = Mock(return_value=b"c")
+    keys.add(1)
+    keys.add(2, enabled=False)
+
+    pool.order(keys.directory, mapping(), caller(), conversation)
+    assert not conversation.called
+
+    keys.add(2)
+    pool.order(keys.directory, mapping(), caller(), conversation)
+    assert conversation.called
 
 
 # What a conversation is.
@@ -311,6 +326,6 @@ def test_a_suspect_comes_after_others_of_the_same_bill(keys: Keys) -> None:
     keys.add(2)
     keys.add(3, account__counts_in_budgets=False)
 
-    found = pool.order(keys.directory, mapping(), caller(), b"c", {1, 3})
+    found = pool.order(keys.directory, mapping(), caller(), lambda: b"c", {1, 3})
 
     assert [key.id for key in found] == [3, 2, 1]
