@@ -10,6 +10,7 @@ import asyncio
 import base64
 import gzip
 import re
+from collections import OrderedDict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,8 @@ SEAM = re.compile(r"[ \n，。](?=[^\W_])")
 PER_MESSAGE = 4
 BEFORE_ANSWER = 3
 PER_FILE = 85
+# So many texts of prompts, at some 300 bytes each.
+REMEMBERED = 4096
 
 
 @cache
@@ -128,6 +131,40 @@ async def count_prompt(chat: ChatRequest) -> int:
                     overhead += PER_FILE
     if chat.tools:
         texts.append(str(chat.tools))
-    if sum(map(len, texts)) <= OFF_LOOP:
-        return overhead + sum(map(count, texts))
-    return overhead + await asyncio.to_thread(lambda: sum(map(count, texts)))
+    return overhead + await _remembered.total(texts)
+
+
+class Remembered:
+    """What texts counted when they were sent before: a client sends the whole conversation with each of its turns.
+
+    By hash and length: two texts that share both are one in 2^64, and none of them is kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tokens: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+    async def total(self, texts: list[str]) -> int:
+        tokens, new = 0, []
+        for text in texts:
+            key = hash(text), len(text)
+            known = self._tokens.get(key)
+            if known is None:
+                new.append(text)
+            else:
+                self._tokens.move_to_end(key)
+                tokens += known
+        if not new:
+            return tokens
+        if sum(map(len, new)) <= OFF_LOOP:
+            counted = [count(text) for text in new]
+        else:
+            counted = await asyncio.to_thread(lambda: [count(text) for text in new])
+        for text, found in zip(new, counted, strict=True):
+            self._tokens[hash(text), len(text)] = found
+        while len(self._tokens) > self._most:
+            self._tokens.popitem(last=False)
+        return tokens + sum(counted)
+
+
+_remembered = Remembered(REMEMBERED)

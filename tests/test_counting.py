@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import example, given, settings
@@ -205,6 +207,7 @@ async def test_only_a_long_text_leaves_the_loop(monkeypatch: pytest.MonkeyPatch)
         return function(*args)
 
     monkeypatch.setattr(counting.asyncio, "to_thread", to_thread)  # type: ignore[attr-defined]
+    monkeypatch.setattr(counting, "_remembered", counting.Remembered(10))
     long = Message("user", (TextPart("a " * counting.OFF_LOOP),))
     short = Message("user", (TextPart("a"),))
 
@@ -215,6 +218,45 @@ async def test_only_a_long_text_leaves_the_loop(monkeypatch: pytest.MonkeyPatch)
     await counting.count_off_loop("a" * (counting.OFF_LOOP + 1))
     await counting.count_prompt(ChatRequest(model="m", messages=(short, long)))
     assert len(left) == 2
+
+
+@pytest.mark.asyncio
+async def test_what_was_counted_before_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a client sends the whole conversation with its next turn."""
+    remembered = counting.Remembered(3)
+    count = Mock(side_effect=counting.count)
+    monkeypatch.setattr(counting, "count", count)
+
+    assert await remembered.total(["hello world", "antidisestablishmentarianism"]) == 2 + 6
+    assert await remembered.total(["hello world", "antidisestablishmentarianism", "2 + 2 = 4"]) == 2 + 6 + 7
+
+    assert [call.args[0] for call in count.mock_calls].count("hello world") == 1
+
+
+@pytest.mark.asyncio
+async def test_as_many_texts_are_remembered_as_it_may_and_the_latest_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    remembered = counting.Remembered(2)
+    count = Mock(side_effect=counting.count)
+    monkeypatch.setattr(counting, "count", count)
+    await remembered.total(["one", "two"])
+    await remembered.total(["one", "three"])
+    count.reset_mock()
+
+    await remembered.total(["one", "three"])
+    assert not count.called
+    assert await remembered.total(["two"]) == 1
+    assert count.called and len(remembered._tokens) == 2
+
+
+@pytest.mark.asyncio
+async def test_no_text_is_kept_that_was_counted() -> None:
+    remembered = counting.Remembered(10)
+    await remembered.total(["what nobody else may read"])
+
+    held = gc.get_referents(remembered._tokens)
+    assert held and not any("nobody" in repr(each) for each in held)
 
 
 HELLO = TextPart("hello world")
