@@ -18,6 +18,10 @@ from relay.errors import BadRequest, RelayError, UnsupportedMedia
 # A control character within a line, or white space before it: a folded line, or a second one for whoever takes LF or CR
 # for a line end. 0x85 is a line end to some, and to Daphne a reason for a page of its own.
 AMISS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f\x85]|\A[ \t]")
+# A whole head, without a reason to look closer: each line ends with CRLF and holds nothing that is amiss, each header has a name.
+PLAIN_HEAD = re.compile(
+    rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f\x85]*\r\n)+\r\n"
+)
 TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*")
 # More bytes than that nobody sends; Python refuses to read thousands of digits as a number.
 MOST_DIGITS = 18
@@ -25,9 +29,19 @@ MOST_DIGITS = 18
 ONCE = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
 
 
+# By these a body's end is known.
+LENGTHS = (b"content-length", b"transfer-encoding")
+
+
 def is_amiss(line: bytes) -> bool:
     """Whether this line of a head, without its CRLF, may be read as more or less than one line."""
     return AMISS.search(line) is not None
+
+
+def plain_head(data: bytes, most: int) -> list[bytes] | None:
+    """The lines of the head that this begins with, if all of it is here, nothing about it is odd and it is no longer."""
+    found = PLAIN_HEAD.match(data, 0, most)
+    return found[0].split(b"\r\n")[:-2] if found else None
 
 
 def is_length_clear(name: bytes, value: bytes, version: bytes) -> bool:

@@ -17,6 +17,7 @@ from daphne.http_protocol import WebRequest
 from daphne.utils import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 from twisted.internet.tcp import Server as Connection
 from twisted.web import http
+from twisted.web.http import Request
 
 ASGI = {"version": "3.0"}
 # In the scope: the reply itself, by which parts of a body leave that nobody has to wait for.
@@ -66,7 +67,14 @@ class DirectReply(WebRequest):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._head: bytes | None = None
-        super().__init__(*args, **kwargs)
+        # As Daphne's own does, which reaches Twisted's by a module that looks for deprecated names at each access.
+        self.client_addr: list[Any] | None = None
+        self.server_addr: list[Any] | None = None
+        self.application_queue: Any = None
+        Request.__init__(self, *args, **kwargs)
+        self.server = self.channel.factory.server
+        self._response_started = False
+        self.server.protocol_connected(self)
 
     def process(self) -> Any:
         """As Daphne's own does for HTTP; what is no HTTP, or not as it should be, is still its own to deal with."""
@@ -128,6 +136,13 @@ class DirectReply(WebRequest):
             self._say(message.get("body", b""), message.get("more_body", False))
         else:
             raise ValueError(f"no such message: {kind}")
+
+    def finish(self) -> None:
+        # As above.
+        if self.application_queue:
+            self.send_disconnect()
+        Request.finish(self)
+        self.server.protocol_disconnected(self)
 
     def takes_more(self) -> bool:
         """Whether a part of the body that is said now leaves, as far as anybody knows."""
