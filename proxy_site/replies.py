@@ -31,6 +31,12 @@ class DirectConnection(Connection):
 
     # A thousand clients that read nothing are to be borne, and an answer that is read never waits here.
     bufferSize = 32 * 1024
+    __slots__ = ("_host", "_peer")
+
+    def __init__(self, *args: Any) -> None:
+        self._host: Any = None
+        self._peer: Any = None
+        super().__init__(*args)
 
     def write(self, data: bytes) -> None:
         if self.connected and not (self._tempDataLen or self.dataBuffer or self._writeDisconnected):
@@ -42,6 +48,18 @@ class DirectConnection(Connection):
             data = data[sent:]
         if data:
             super().write(data)
+
+    # Neither address changes. Twisted asks the system for one with each request, and lets go of the GIL for it.
+
+    def getHost(self) -> Any:
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
+
+    def getPeer(self) -> Any:
+        if self._peer is None:
+            self._peer = super().getPeer()
+        return self._peer
 
 
 class DirectReply(WebRequest):

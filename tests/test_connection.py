@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from proxy_site import access_log
+from proxy_site import access_log, connection
 from proxy_site.connection import AHEAD_BYTES, LINGER_BYTES
 from relay.errors import Unauthenticated
 from relay.models import UsageRecord
@@ -612,6 +614,36 @@ def test_a_body_may_have_fifty_megabytes_and_no_byte_more(
     )
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+class Handle:
+    """A transport of which nothing else is asked."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    def getHandle(self) -> socket.socket:
+        return self._socket
+
+
+@pytest.mark.parametrize("tells_state", [True, False], ids=["Linux", "another system"])
+def test_a_reset_is_seen_behind_what_came_before_it(
+    monkeypatch: pytest.MonkeyPatch, tells_state: bool
+) -> None:
+    if not tells_state:
+        monkeypatch.setattr(connection, "_TCP_INFO", None)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, _address = listening.accept()
+    with accepted:
+        client.sendall(b"GET ")
+        assert not connection._is_reset(Handle(accepted))
+
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+        assert wait_for(lambda: connection._is_reset(Handle(accepted)))
+        assert accepted.recv(4) == b"GET "
 
 
 def flood(served: Served, head: bytes) -> tuple[bytes, int]:

@@ -116,6 +116,10 @@ class Transport(StringTransport):
     def getHandle(self) -> Any:
         return self
 
+    def getsockopt(self, *args: Any) -> bytes:
+        """TCP_INFO of one that is open."""
+        return b"\1"
+
     def getpeername(self) -> None: ...
 
     def setsockopt(self, *args: Any) -> None: ...

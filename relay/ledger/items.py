@@ -6,7 +6,6 @@ one of 16 fields).
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct, field
 
+from relay.chance import chance
 from relay.limits import Limits, RateCard, RateLimits
 
 
@@ -27,8 +27,8 @@ class BadItem(Exception):
 
 def new_id() -> uuid.UUID:
     """A UUID of version 7: ordered by time, so that the index of millions of records grows at its end."""
-    milliseconds, chance = time.time_ns() // 1_000_000, int.from_bytes(os.urandom(10), "big")
-    number = milliseconds << 80 | 7 << 76 | (chance >> 62 & 0xFFF) << 64 | 2 << 62 | chance & (1 << 62) - 1
+    milliseconds, drawn = time.time_ns() // 1_000_000, int.from_bytes(chance(), "big")
+    number = milliseconds << 80 | 7 << 76 | (drawn >> 62 & 0xFFF) << 64 | 2 << 62 | drawn & (1 << 62) - 1
     return uuid.UUID(int=number)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from relay.chance import chance
 from relay.errors import RelayError
 from relay.events import (
     Attachment,
@@ -112,7 +113,7 @@ _ODD_IN_ID = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 def new_id() -> str:
-    return f"msg_{secrets.token_hex(16)}"
+    return f"msg_{chance().hex()}"
 
 
 def usage(counted: Usage) -> dict[str, Any]:

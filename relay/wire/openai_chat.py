@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, Literal, cast
@@ -10,6 +9,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from relay.chance import chance
 from relay.errors import BadRequest, BudgetExceeded, RateLimited, RelayError
 from relay.events import (
     Attachment,
@@ -458,7 +458,7 @@ def error_type(exc: RelayError) -> str:
 
 
 def new_id() -> str:
-    return f"chatcmpl-{secrets.token_hex(16)}"
+    return f"chatcmpl-{chance().hex()}"
 
 
 def model(name: str, created: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from relay.chance import chance
 from relay.errors import BadRequest, RelayError
 from relay.events import (
     Attachment,
@@ -162,7 +162,7 @@ def collect(events: list[Event], *, model: str, counted: Usage, echo: str) -> di
 
 def _head(model: str) -> dict[str, Any]:
     return {
-        "id": f"cmpl-{secrets.token_hex(16)}",
+        "id": f"cmpl-{chance().hex()}",
         "object": "text_completion",
         "created": int(time.time()),
         "model": model,
