@@ -20,7 +20,7 @@ from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import ResolverMatch, get_resolver
 
-from proxy_site.replies import REPLY
+from proxy_site.replies import REPLY, DirectReply
 from relay.api.answers import ErrorResponse, StreamedAnswer, error_response
 from relay.api.dialects import spoken
 from relay.api.request import ApiRequest
@@ -71,7 +71,7 @@ class LeanHandler:
         body = await _read_body(receive)
         if body is None:
             return
-        watch = _Watch(receive)
+        watch = _Watch(receive, scope.get(REPLY))
         try:
             response = await self._answer(scope, body, visit)
             # An answer may take minutes, and what was asked may be long.
@@ -175,24 +175,34 @@ def named(request_id: str) -> list[tuple[bytes, bytes]]:
 
 
 class _Watch:
-    """Cancels the task that it was made in when the client hangs up."""
+    """Cancels the task that it was made in when the client hangs up, as its reply tells, or else what is received."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, reply: DirectReply | None) -> None:
         self.is_gone = False
         self._watched = asyncio.current_task()
-        self._watching: asyncio.Task[None] | None = asyncio.create_task(self._await(receive))
+        self._reply = reply
+        self._watching: asyncio.Task[None] | None = None
+        if reply is not None:
+            reply.when_left(self._left)
+        else:
+            self._watching = asyncio.create_task(self._await(receive))
 
     async def _await(self, receive: Receive) -> None:
         await receive()
+        self._left()
+
+    def _left(self) -> None:
         self.is_gone = True
         assert self._watched is not None
         self._watched.cancel()
 
     def end(self) -> None:
-        """May be called again."""
+        """May be called again. Nothing that holds this object, and is held by it, is left for the garbage collector."""
+        if self._reply is not None:
+            self._reply.when_left(None)
+            self._reply = None
         if self._watching is not None:
             self._watching.cancel()
-            # Which holds this object by the frame that it was cancelled in: nothing is left for the garbage collector.
             self._watching = None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -71,6 +72,7 @@ class DirectReply(WebRequest):
         *(
             "_head",
             "_response_started",
+            "_when_left",
             "application_queue",
             "client_addr",
             "client_scheme",
@@ -89,6 +91,7 @@ class DirectReply(WebRequest):
         self.client_addr: list[Any] | None = None
         self.server_addr: list[Any] | None = None
         self.application_queue: Any = None
+        self._when_left: Callable[[], None] | None = None
         Request.__init__(self, *args, **kwargs)
         self.server = self.channel.factory.server
         self._response_started = False
@@ -161,6 +164,17 @@ class DirectReply(WebRequest):
             self.send_disconnect()
         Request.finish(self)
         self.server.protocol_disconnected(self)
+
+    def when_left(self, tell: Callable[[], None] | None) -> None:
+        """Called when the client hangs up, at once if it has; None: no more. A task that receives would cost a request 3 %."""
+        self._when_left = tell
+        if tell is not None and self._disconnected:
+            tell()
+
+    def connectionLost(self, reason: Any) -> None:
+        super().connectionLost(reason)
+        if self._when_left is not None:
+            self._when_left()
 
     def takes_more(self) -> bool:
         """Whether a part of the body that is said now leaves, as far as anybody knows."""

@@ -7,12 +7,14 @@ import gc
 import ipaddress
 import re
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 from django.urls import URLResolver, get_resolver
 
 from proxy_site.lean import CORS, _preflight, _Watch, client_address
+from proxy_site.replies import DirectReply
 from proxy_site.server import Inbox
 from relay.api.urls import is_api, route_of
 
@@ -202,15 +204,27 @@ def pages() -> list[str]:
     return found
 
 
+class Left:
+    """Of a reply that only tells when its client leaves."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[], None] | None = None
+
+    def when_left(self, tell: Callable[[], None] | None) -> None:
+        self.tell = tell
+
+
 @pytest.mark.asyncio
-async def test_whoever_waited_for_a_client_to_leave_is_let_go_of_at_once() -> None:
+@pytest.mark.parametrize("by_reply", [True, False])
+async def test_whoever_waited_for_a_client_to_leave_is_let_go_of_at_once(by_reply: bool) -> None:
     """Every request waits so. What the collector must find is walked over and over, and mostly stays until its last generation."""
 
     class Found(Inbox):
         """Which can be looked for."""
 
     inbox = Found()
-    watch = _Watch(inbox.get)
+    reply = Left() if by_reply else None
+    watch = _Watch(inbox.get, cast(DirectReply | None, reply))
     await asyncio.sleep(0)
     found = weakref.ref(inbox), weakref.ref(watch)
 
@@ -218,7 +232,7 @@ async def test_whoever_waited_for_a_client_to_leave_is_let_go_of_at_once() -> No
     try:
         watch.end()
         watch.end()
-        del inbox, watch
+        del inbox, watch, reply
         for _turn in range(3):
             await asyncio.sleep(0)
         assert [each() for each in found] == [None, None]
@@ -227,15 +241,20 @@ async def test_whoever_waited_for_a_client_to_leave_is_let_go_of_at_once() -> No
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_leaves_ends_the_request_unless_it_is_over() -> None:
+@pytest.mark.parametrize("by_reply", [True, False])
+async def test_a_client_that_leaves_ends_the_request_unless_it_is_over(by_reply: bool) -> None:
     inbox = Inbox()
+    reply = Left() if by_reply else None
 
     async def request(*, is_over: bool) -> bool:
-        watch = _Watch(inbox.get)
+        watch = _Watch(inbox.get, cast(DirectReply | None, reply))
         await asyncio.sleep(0)
         if is_over:
             watch.end()
-        inbox.put_nowait({"type": "http.disconnect"})
+        if reply is None:
+            inbox.put_nowait({"type": "http.disconnect"})
+        elif reply.tell is not None:
+            reply.tell()
         try:
             await asyncio.sleep(0.05)
         except asyncio.CancelledError:

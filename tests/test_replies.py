@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from daphne.http_protocol import HTTPFactory
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from proxy_site.replies import REPLY, DirectReply
 
@@ -176,3 +179,41 @@ def test_the_application_is_told_of_the_request() -> None:
     assert scope["query_string"] == b"c=%20d"
     # With an underscore it could be taken for another.
     assert scope["headers"] == [(b"host", b"x"), (b"x-one", b"1"), (b"content-length", b"2")]
+
+
+@pytest.mark.parametrize("still_asks", [True, False])
+def test_whoever_asks_is_told_when_the_client_hangs_up(still_asks: bool) -> None:
+    _, application = answered(GET, start(), body(b"one", more=True))
+    reply = application.scopes[0][REPLY]
+    left = Mock()
+
+    reply.when_left(left)
+    assert not left.called
+    if not still_asks:
+        reply.when_left(None)
+    reply.channel.connectionLost(Failure(ConnectionDone()))
+
+    assert left.call_count == int(still_asks)
+
+
+def test_whoever_asks_too_late_is_told_at_once() -> None:
+    _, application = answered(GET, start(), body(b"one", more=True))
+    reply = application.scopes[0][REPLY]
+    reply.channel.connectionLost(Failure(ConnectionDone()))
+    left = Mock()
+
+    reply.when_left(left)
+
+    assert left.call_count == 1
+
+
+def test_the_end_of_an_answer_is_no_hanging_up() -> None:
+    class Asking(Application):
+        def create_application(self, protocol: DirectReply, scope: dict[str, Any]) -> Any:
+            scope[REPLY].when_left(left)
+            super().create_application(protocol, scope)
+
+    left = Mock()
+    answered(GET, application=Asking(start(), body(b"all")))
+
+    assert not left.called

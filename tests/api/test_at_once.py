@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,7 +42,7 @@ class Client:
     leaves_after: int | None = None
     said: list[bytes] = field(default_factory=list)
     past: int = 0
-    hung_up: asyncio.Event = field(default_factory=asyncio.Event)
+    tell: Callable[[], None] | None = None
     visit: Visit = field(default_factory=lambda: Visit("req_at_once"))
 
     async def ask(self, api: Api, token: str, path: str, **body: object) -> str:
@@ -50,10 +51,7 @@ class Client:
         inbox = [{"type": "http.request", "body": question}]
 
         async def receive() -> dict[str, Any]:
-            if inbox:
-                return inbox.pop()
-            await self.hung_up.wait()
-            return {"type": "http.disconnect"}
+            return inbox.pop()
 
         async def send(message: dict[str, Any]) -> None:
             self._hear(message.get("body", b""))
@@ -75,7 +73,15 @@ class Client:
         if part:
             self.said.append(part)
             if self.leaves_after is not None and len(self.said) >= self.leaves_after:
-                self.hung_up.set()
+                # As it is seen by a server, which looks when all is said that is to be said now.
+                asyncio.get_running_loop().call_soon(self._leave)
+
+    def _leave(self) -> None:
+        if self.tell is not None:
+            self.tell()
+
+    def when_left(self, tell: Callable[[], None] | None) -> None:
+        self.tell = tell
 
     def takes_more(self) -> bool:
         return self.is_open
