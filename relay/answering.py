@@ -495,10 +495,11 @@ class Answer:
         if self._is_stopped and outcome == "disconnected":  # it was stopped while the client did not read
             outcome, error_code = "failed", Stopped.code
         self._visit.outcome, self._visit.error_code = outcome, error_code
-        total_ms = self._elapsed()
+        # Its own: what the client is told may grow by that of a second answer, which has a record of its own.
+        usage, total_ms = self.usage, self._elapsed()
         # Made in the ledger's thread: counting a long text would hold up the loop.
         self._ledger.settle(
-            lambda: self._settlement(outcome, error_code, total_ms),
+            lambda: self._settlement(outcome, error_code, usage, total_ms),
             self._lost,
             may_wait=not self._slots_are_scarce,
         )
@@ -510,9 +511,9 @@ class Answer:
             asked.id, asked.token_id, asked.user_id, asked.team_id, self.key_id, "lost", "internal_error"
         )
 
-    def _settlement(self, outcome: str, error_code: str, total_ms: int) -> Settlement:
+    def _settlement(self, outcome: str, error_code: str, usage: Usage, total_ms: int) -> Settlement:
         """What was relayed is charged for. Where nothing came, nothing is, unless the bot ended well and said nothing."""
-        tokens = self.usage.completion_tokens or self._meter.counted()
+        tokens = usage.completion_tokens or self._meter.counted()
         came = self._first_byte_ms is not None or outcome == "done"
         if outcome == "failed" and not self.admission.streamed and self._unfit is None:
             came = False  # the client was told of the failure, and nothing else
@@ -527,7 +528,7 @@ class Answer:
             finish_reason=self._finish.reason if self._finish else "",
             completion_tokens=tokens,
             images=self._meter.images,
-            points=self._rates.points(self.usage.prompt_tokens, tokens, self._meter.images) if came else 0,
+            points=self._rates.points(usage.prompt_tokens, tokens, self._meter.images) if came else 0,
             bot=self._bot,
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,

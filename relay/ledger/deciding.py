@@ -160,6 +160,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.admissions) + len(self.changes) + len(self.settlements)
 
+    def has_refused(self) -> bool:
+        return any(isinstance(answer, RelayError) for answer in self.answers)
+
     def meter_ids(self) -> set[str]:
         ids: set[str] = set()
         for admission in self.admissions:

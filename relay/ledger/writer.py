@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import filterfalse
 
 from relay.errors import AllKeysBusy, RateLimited, Unavailable
 from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide, too_slow
@@ -28,9 +29,10 @@ log = logging.getLogger(__name__)
 
 # Nobody waits longer than this for an admission, whatever the database does.
 ADMIT_SECONDS = 2.0
-# So long a settlement waits for company: a transaction costs almost the same for one as for ten. A process that is killed
-# in between has its request counted as reserved.
-COMPANY_SECONDS = 0.005
+# So long a settlement lets admissions go first, which somebody waits for: together they take 130 us longer on SQLite and
+# 330 us on PostgreSQL. A transaction costs almost the same for one settlement as for ten. A process that is killed in between
+# has its request counted as reserved.
+PATIENT_SECONDS = 0.015
 # Where several were admitted at once, the next transaction begins so many times as long after that one began as the loop
 # takes to hear an answer: where that is long, whoever waits, waits for the loop anyway, and fewer transactions leave it more
 # time. With 32 requests at once the ledger's part of each fell from 600 us of CPU to 310, larger pages of memory and quicker
@@ -105,6 +107,9 @@ class Ledger:
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._has_company = threading.Event()
         self._marks: list[threading.Event] = []
+        # Settlements that let others go first, and until when.
+        self._patient: list[_Item] = []
+        self._patient_until = 0.0
         # What is to be written, oldest first; so many of them are in the spool.
         self._unsettled: list[Settlement] = []
         self._spooled = 0
@@ -171,8 +176,8 @@ class Ledger:
     ) -> None:
         """Take it in and return at once. It is written whatever becomes of the request, its client or its task.
 
-        `otherwise` is written if the settlement cannot be made. One that `may_wait` waits some milliseconds for an
-        admission to share its transaction with: nobody is waiting for its slot.
+        `otherwise` is written if the settlement cannot be made. One that `may_wait` lets admissions go first for some
+        milliseconds, unless one is refused without it: nobody is waiting for its slot.
         """
         self._put(_Settling(settling, otherwise, may_wait))
 
@@ -195,7 +200,7 @@ class Ledger:
         self._thread.join(seconds)
         if self._thread.is_alive():
             # It hangs in the database. What it would have written is put on disk without it.
-            self._take_in(_drain(self._queue))
+            self._take_in([*self._patient, *_drain(self._queue)])
             self._keep_on_disk()
         return flushed
 
@@ -226,26 +231,38 @@ class Ledger:
         if not self._is_down:
             self._look_after()
 
-    def _take_in(self, items: list[_Item]) -> None:
-        for item in items:
-            if isinstance(item, _Settling) and (settlement := item.made()) is not None:
-                self._unsettled.append(settlement)
+    def _take_in(self, items: list[_Item]) -> list[Settlement]:
+        """The settlements among them."""
+        settlings = [item for item in items if isinstance(item, _Settling)]
+        made = [settlement for each in settlings if (settlement := each.made()) is not None]
+        self._unsettled += made
+        return made
 
     def _wait(self) -> list[_Item]:
-        """Everything that waits; blocks for the first, or until something is due."""
+        """What is to be written next; blocks for the first, or until something is due."""
         items: list[_Item] = []
         try:
             items.append(self._queue.get(timeout=self._due_in()))
             if self._is_crowded:
                 self._await_company()
-                return items + _drain(self._queue)
             items += _drain(self._queue)
-            until = time.monotonic() + COMPANY_SECONDS
-            while (left := until - time.monotonic()) > 0 and all(map(_may_wait, items)):
-                items += [self._queue.get(timeout=left), *_drain(self._queue)]
         except queue.Empty:
             pass
-        return items
+        if not self._patient:
+            self._patient_until = time.monotonic() + PATIENT_SECONDS
+        self._patient += filter(_may_wait, items)
+        items = list(filterfalse(_may_wait, items))
+        return items if self._are_let_go_first(items) else self._with_the_patient(items)
+
+    def _are_let_go_first(self, items: list[_Item]) -> bool:
+        """Where many come at once it makes no difference to them, and is a transaction more."""
+        if self._is_crowded or self._is_down or self._unsettled or len(self._patient) >= ENOUGH:
+            return False
+        return time.monotonic() < self._patient_until and all(isinstance(item, _Waiting) for item in items)
+
+    def _with_the_patient(self, items: list[_Item]) -> list[_Item]:
+        patient, self._patient = self._patient, []
+        return patient + items
 
     def _await_company(self) -> None:
         """Asleep until there is enough: to wake up for each that comes would take the GIL from whoever brings the next."""
@@ -256,6 +273,8 @@ class Ledger:
             self._has_company.wait(left)
 
     def _due_in(self) -> float:
+        if self._patient:
+            return max(0.0, self._patient_until - time.monotonic())
         if self._is_down:
             return max(0.01, self._retry_at - time.monotonic())
         if self._dead or self._orphans or self._unsettled:
@@ -299,7 +318,12 @@ class Ledger:
             page = self._store.begin(meter_ids, batch.record_ids())
             try:
                 decide(page, batch)
-                break
+                if not (self._patient and batch.has_refused()):
+                    break
+                # What is settled may be what it lacked.
+                self._store.rollback()
+                batch.settlements += self._take_in(self._with_the_patient([]))
+                meter_ids |= batch.meter_ids()
             except MissingMeters as exc:
                 self._store.rollback()
                 meter_ids |= exc.ids
@@ -394,6 +418,7 @@ class Ledger:
             [Unavailable("The relay's database cannot be reached. Try again shortly.", retry_after=2)]
             * len(waiting),
         )
+        self._take_in(self._with_the_patient([]))
         self._keep_what_waits()
 
     def _keep_what_waits(self) -> None:

@@ -153,6 +153,109 @@ async def test_where_the_loop_hears_at_once_nobody_is_waited_for(kept: Make) -> 
     assert min(took) < 0.008
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a test takes."""
+    monkeypatch.setattr(writer, "PATIENT_SECONDS", 30.0)
+
+
+async def ended(kept: Kept, *which: Admission) -> None:
+    """Admitted one after the other and settled, each of which may wait; all of it has arrived in the ledger's thread."""
+    for each in which:
+        await admitted(kept, each)
+        kept.ledger.settle(settlement(each), may_wait=True)
+    assert wait_for(lambda: len(kept.ledger._patient) == len(which))
+
+
+@pytest.mark.usefixtures("patience")
+async def test_an_admission_goes_before_settlements_that_may_wait(kept: Make) -> None:
+    here, ones, other = kept(), [admission(), admission()], admission()
+    await ended(here, *ones)
+
+    await admitted(here, other)
+
+    assert [here.store.outcome(each) for each in (*ones, other)] == [("open", "")] * 3
+    assert await here.flushed()
+    assert [here.store.outcome(each) for each in ones] == [("done", "")] * 2
+    assert list(here.store.commits[-1].updated) == [each.id for each in ones]
+
+
+async def test_a_settlement_that_may_wait_does_not_wait_for_long(kept: Make) -> None:
+    here, one = kept(), admission()
+    await admitted(here, one)
+    here.ledger.settle(settlement(one), may_wait=True)
+
+    assert wait_for(lambda: here.store.outcome(one) == ("done", ""), 1)
+
+
+@pytest.mark.usefixtures("patience")
+async def test_a_settlement_that_does_not_wait_takes_along_those_that_would(kept: Make) -> None:
+    here, patient, urgent = kept(), admission(), admission()
+    await ended(here, patient)
+    await admitted(here, urgent)
+
+    here.ledger.settle(settlement(urgent))
+
+    assert wait_for(lambda: here.store.outcome(urgent) == ("done", ""), 1)
+    assert list(here.store.commits[-1].updated) == [patient.id, urgent.id]
+
+
+@pytest.mark.usefixtures("patience")
+async def test_enough_settlements_are_written_at_once(kept: Make) -> None:
+    here, many = kept(), [admission() for _ in range(writer.ENOUGH)]
+    await admitted(here, *many)
+    here.ledger._is_crowded = False
+
+    for each in many:
+        here.ledger.settle(settlement(each), may_wait=True)
+
+    assert wait_for(lambda: here.store.outcome(many[-1]) == ("done", ""), 1)
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize(
+    "limits", [Limits(requests_in_flight=1), Limits(points_per_day=9), Limits(tokens_per_minute=21)], ids=str
+)
+async def test_nobody_is_refused_for_want_of_what_a_waiting_settlement_gives_back(
+    kept: Make, limits: Limits
+) -> None:
+    here = kept()
+    reserved = reservation(points=5)
+    one, other, third = (admission(reserved, of_user=limits) for _ in range(3))
+    await admitted(here, one)
+    here.ledger.settle(settlement(one, points=1, completion_tokens=1), may_wait=True)
+    assert wait_for(lambda: here.ledger._patient)
+
+    await admitted(here, other)
+    assert isinstance((await answers(here, third))[0], RateLimited)
+
+    assert here.store.outcome(one) == ("done", "")
+    assert [len(page.inserted) for page in here.store.commits if one.id in page.updated] == [1]
+    assert here.ledger._unsettled == []
+
+
+@pytest.mark.usefixtures("patience")
+async def test_what_may_wait_is_on_disk_as_soon_as_the_database_is_down(kept: Make) -> None:
+    here, one = kept(), admission()
+    await ended(here, one)
+    here.store.is_down = True
+
+    assert isinstance((await answers(here, admission()))[0], Unavailable)
+
+    assert wait_for(here.on_disk, 1)
+    assert ids(here.on_disk())[0] == one.id
+
+
+@pytest.mark.usefixtures("patience")
+async def test_closing_writes_what_would_have_waited(kept: Make) -> None:
+    here, one = kept(), admission()
+    await ended(here, one)
+
+    assert await asyncio.to_thread(here.ledger.close)
+
+    assert here.store.outcome(one) == ("done", "")
+
+
 async def test_a_refusal_for_good_is_no_second_transaction(kept: Make) -> None:
     here = kept()
     here.store.meters["key:1"] = Meter("key:1", blocked_until=NEVER)
