@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -91,7 +92,8 @@ def visit(**fields: Any) -> Visit:
     return made
 
 
-def test_a_request_is_counted_by_wire_status_and_outcome(
+@pytest.mark.asyncio
+async def test_a_request_is_counted_by_wire_status_and_outcome(
     counted: tuple[metrics.Metrics, StillRelay],
 ) -> None:
     count, _relay = counted
@@ -106,6 +108,8 @@ def test_a_request_is_counted_by_wire_status_and_outcome(
         each.first_byte_at = each.began + 0.2
         each.total_seconds = 3.0
         count.count(each)
+    # Soon, of itself.
+    await asyncio.sleep(1.5 * metrics.SAMPLE_SECONDS)
     page = count.page().decode()
     found = series(page)
 
@@ -128,11 +132,13 @@ def test_a_request_is_counted_by_wire_status_and_outcome(
     assert "user" not in re.sub(r"^#.*$", "", page, flags=re.MULTILINE) and "sk-poe" not in page
 
 
-def test_requests_in_flight_go_up_and_down(counted: tuple[metrics.Metrics, StillRelay]) -> None:
+@pytest.mark.asyncio
+async def test_requests_in_flight_go_up_and_down(counted: tuple[metrics.Metrics, StillRelay]) -> None:
     count, _relay = counted
     seen = []
     for step in (count.begin, count.begin, count.end, count.end):
         step()
+        count.sample()
         seen.append(value(series(count.page().decode()), "poe_relay_requests_in_flight"))
 
     assert seen == [1, 2, 1, 0]

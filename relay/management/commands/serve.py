@@ -65,7 +65,7 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
     prepare_for_daphne()
     # First: what loading it takes for a moment is used again by what is imported after it.
     counting.load()
-    from proxy_site.asgi import application, relay
+    from proxy_site.asgi import application, metrics, relay
     from proxy_site.bodies import Bodies
     from proxy_site.server import RelayServer
     from relay.background import Background
@@ -86,6 +86,7 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
         ready()
 
     async def end() -> None:
+        metrics.sample()
         try:
             await background.stop()
         finally:
