@@ -90,6 +90,12 @@ records AS ({_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$2::json")})
 rows AS ({_update("relay_usagerecord", sql.CHANGED_COLUMNS, "$3::json")})
 {_insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, "$4::json", images="bigint", total_ms="bigint")}
 """
+# The same where only admissions are written, which somebody waits for: what a statement does not change costs as well, since
+# each table and index that it might change is opened.
+ADMIT = f"""
+WITH meters AS ({_update("relay_meter", sql.METER_COLUMNS[1:], "$1::json", id="text")})
+{_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$2::json")}
+"""
 STATEMENTS = {
     "begin": "BEGIN",
     "commit": "COMMIT",
@@ -101,7 +107,9 @@ STATEMENTS = {
     ),
     # After the meters are locked, so that it is the state and the time that they are held at.
     "read": f"SELECT json_build_array(coalesce(({sql.VERSION}), 0), {NOW}, ({READ_ROWS}))",  # noqa: S608
+    "read_no_rows": f"SELECT json_build_array(coalesce(({sql.VERSION}), 0), {NOW}, '[]'::json)",
     "write": WRITE,
+    "admit": ADMIT,
     "add_refusals": _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS),
     "touch_tokens": (
         "INSERT INTO accounts_tokenactivity (token_id, last_used_at) "  # noqa: S608
@@ -124,6 +132,11 @@ STATEMENTS = {
         "WHERE t.id = v.id"
     ),
 }
+
+
+METERS = msgspec.json.Decoder(list[Meter])
+# The directory's version, the time, and records.
+READ = msgspec.json.Decoder(tuple[int, int, list[Row]])
 
 
 class PostgresStore:
@@ -153,14 +166,15 @@ class PostgresStore:
     def _begin(self, pipe: Pipe, wanted: list[str], ids: list[uuid.UUID]) -> Page:
         unknown = [Meter(id_) for id_ in wanted if id_ not in self._known]
         calls: list[Call] = [("make_meters", _json(unknown))] if unknown else []
-        calls += [("read_meters", _array(wanted)), ("read", _array(id_.hex for id_ in ids))]
+        calls.append(("read_meters", _array(wanted)))
+        calls.append(("read", _array(id_.hex for id_ in ids)) if ids else ("read_no_rows",))
         meters, read = pipe.run(("begin",), *calls)[-2:]
-        version, now, rows = msgspec.json.decode(read or b"", type=tuple[int, int, list[Row]])
+        version, now, rows = READ.decode(read or b"")
         return Page(
             process=self.process,
             version=version,
             now=now,
-            meters=Meters({meter.id: meter for meter in _read(meters, Meter)}),
+            meters=Meters({meter.id: meter for meter in METERS.decode(meters or b"[]")}),
             rows={row.id: row for row in rows},
         )
 
@@ -238,7 +252,9 @@ def _writes(page: Page) -> list[Call]:
         if rows:
             calls.append((name, _json(rows)))
 
-    if page.touched or page.inserted or page.updated:
+    if page.inserted and not page.updated:
+        calls.append(("admit", _json(list(page.touched.values())), _json(page.inserted)))
+    elif page.touched or page.updated:
         hours = [dict(zip(sql.HOUR_COLUMNS, row, strict=True)) for row in page.hours.rows()]
         parts = (list(page.touched.values()), page.inserted, list(page.updated.values()), hours)
         calls.append(("write", *map(_json, parts)))
