@@ -284,7 +284,7 @@ async def _client(
         if trial.answer_seconds:
             # Never the same, or all of them would ask in the same moment again and again.
             await asyncio.sleep(trial.answer_seconds * installed.numbers.uniform(0.2, 1.8))
-        ledger.settle(partial(_settlement, admission, admitted), may_wait=not admitted.slots_are_scarce)
+        ledger.settle(partial(_settlement, admission, admitted), may_wait=not admitted.room_is_scarce)
 
 
 async def _load(ledger: Ledger, installed: Installation, trial: Trial) -> list[float]:

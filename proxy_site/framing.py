@@ -18,7 +18,7 @@ from relay.errors import BadRequest, RelayError, UnsupportedMedia
 # A control character within a line, or white space before it: a folded line, or a second one for whoever takes LF or CR
 # for a line end. 0x85 is a line end to some, and to Daphne a reason for a page of its own.
 AMISS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f\x85]|\A[ \t]")
-# A whole head, without a reason to look closer: each line ends with CRLF and holds nothing that is amiss, each header has a name.
+# A whole head without a reason to look closer: each line ends with CRLF and holds nothing amiss, each header has a name.
 PLAIN_HEAD = re.compile(
     rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f\x85]*\r\n)+\r\n"
 )
@@ -27,8 +27,6 @@ TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*")
 MOST_DIGITS = 18
 # Which one counts is anybody's guess.
 ONCE = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
-
-
 # By these a body's end is known.
 LENGTHS = (b"content-length", b"transfer-encoding")
 

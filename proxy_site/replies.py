@@ -159,7 +159,7 @@ class DirectReply(WebRequest):
             raise ValueError(f"no such message: {kind}")
 
     def finish(self) -> None:
-        # As above.
+        # As Daphne's own does, but for that module.
         if self.application_queue:
             self.send_disconnect()
         Request.finish(self)

@@ -95,7 +95,7 @@ class Answer:
         "_reserved",
         "_second",
         "_settled",
-        "_slots_are_scarce",
+        "_room_is_scarce",
         "_stream",
         "_task",
         "_transcript",
@@ -127,7 +127,7 @@ class Answer:
         self.admission = admission
         self._visit = visit
         self.rate_limits = admitted.rate_limits
-        self._slots_are_scarce = admitted.slots_are_scarce
+        self._room_is_scarce = admitted.room_is_scarce
         self.key_id, self.is_probe = admitted.key_id, admitted.is_probe
         # The fallback model that answers instead of the one asked for, if any.
         self.fallback_model: str | None = None
@@ -501,7 +501,7 @@ class Answer:
         self._ledger.settle(
             lambda: self._settlement(outcome, error_code, usage, total_ms),
             self._lost,
-            may_wait=not self._slots_are_scarce,
+            may_wait=not self._room_is_scarce,
         )
 
     def _lost(self) -> Settlement:

@@ -1,4 +1,4 @@
-"""Chance for what only has to be different each time: ids. What has to be secret takes it of `secrets`, which is as slow as it is.
+"""Chance for what only has to be different each time: ids. What has to be secret takes it of `secrets`.
 
 Each of the system's calls lets go of the GIL, and the event loop waits to get it back while the ledger's thread is at work.
 """

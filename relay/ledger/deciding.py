@@ -160,8 +160,18 @@ class Batch:
     def __len__(self) -> int:
         return len(self.admissions) + len(self.changes) + len(self.settlements)
 
-    def has_refused(self) -> bool:
-        return any(isinstance(answer, RelayError) for answer in self.answers)
+    def is_wanting(self) -> bool:
+        """Whether any answer is less than what was asked for first: a refusal, a smaller reservation, another key."""
+        if any(isinstance(answer, RelayError) for answer in self.answers):
+            return True
+        return any(
+            isinstance(answer, Admitted)
+            and (
+                answer.reservation is not admission.reservations[0]
+                or answer.key_id != admission.candidates[0].key_id
+            )
+            for admission, answer in zip(self.admissions, self.answers, strict=False)
+        )
 
     def meter_ids(self) -> set[str]:
         ids: set[str] = set()
@@ -321,11 +331,12 @@ def _take(page: Page, admission: Admission, reservation: Reservation, found: lis
             claimed.rate_limits = standing(found, admission.limits)
         return claimed
     candidate, is_probe = claimed
-    scarce = rules.is_scarce(page.meters[f"key:{candidate.key_id}"], candidate.key_limits)
+    scarce = rules.is_scarce(page.meters[f"key:{candidate.key_id}"], candidate.key_limits, NOTHING)
+    more = reservation.times(rules.AMPLE)
     for meter, limits in zip(found, admission.limits, strict=True):
         rules.take(meter, limits, reservation)
         meter.in_flight += 1
-        scarce = scarce or rules.is_scarce(meter, limits)
+        scarce = scarce or rules.is_scarce(meter, limits, more)
     page.changed(found)
     admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce, is_probe)
     page.inserted.append(_row(page.process, admission, reservation, candidate, found))

@@ -54,6 +54,10 @@ class Reservation(Struct, frozen=True):
     def tokens(self) -> int:
         return self.prompt_tokens + self.output_tokens
 
+    def times(self, count: int) -> Reservation:
+        prompt, output, images, points = self.prompt_tokens, self.output_tokens, self.images, self.points
+        return Reservation(count * prompt, count * output, count * images, count * points)
+
 
 def reserve(rates: RateCard, prompt_tokens: int, output_tokens: int, images: int) -> Reservation:
     points = rates.points(prompt_tokens, output_tokens, images)
@@ -99,14 +103,14 @@ class Admission(Struct, frozen=True):
 class Admitted(Struct, frozen=True):
     """What an admission got: a Poe key's slot and a reservation; and how its limits stand now.
 
-    Where slots are scarce, of the caller or of the key, this one is wanted back at once. A probe is the first to ask a
-    key that was blocked: how it fares decides whether others may.
+    Where room is scarce, within the caller's limits or the key's, what is not used is wanted back at once. A probe is the first
+    to ask a key that was blocked: how it fares decides whether others may.
     """
 
     key_id: int
     reservation: Reservation
     rate_limits: RateLimits
-    slots_are_scarce: bool = False
+    room_is_scarce: bool = False
     is_probe: bool = False
 
 

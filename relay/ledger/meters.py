@@ -96,9 +96,15 @@ def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
         meter.tokens_level += tokens * UNIT
 
 
-def is_scarce(meter: Meter, limits: Limits) -> bool:
-    """Whether more than half of the slots are taken."""
-    return limits.requests_in_flight is not None and meter.in_flight * 2 > limits.requests_in_flight
+# So many more requests are to fit before what is left is scarce.
+AMPLE = 10
+
+
+def is_scarce(meter: Meter, limits: Limits, more: Reservation) -> bool:
+    """Whether more than half of the slots are taken, or not as much `more` is left."""
+    if limits.requests_in_flight is not None and meter.in_flight * 2 > limits.requests_in_flight:
+        return True
+    return not fits(meter, limits, more)
 
 
 def blocked_for(key: Meter, account: Meter, now: int) -> float:

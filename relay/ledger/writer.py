@@ -1,7 +1,7 @@
 """The ledger's thread: group commit, retries, the spool, heartbeats and the sweep.
 
-Whatever waits in this process goes into the next transaction. Nothing here runs on the event loop but putting an item
-into a queue and taking the answer.
+Whatever waits in this process goes into the next transaction, but for settlements that let admissions go first. Nothing here
+runs on the event loop but putting an item into a queue and taking the answer.
 """
 
 from __future__ import annotations
@@ -93,7 +93,11 @@ class _Settling:
             return self.settling()
         except Exception as exc:
             log.exception("a settlement cannot be made", exc_info=exc)
+        try:
             return self.otherwise and self.otherwise()
+        except Exception as exc:
+            log.exception("a record stays open until this process ends", exc_info=exc)
+            return None
 
 
 # None: the end.
@@ -177,7 +181,7 @@ class Ledger:
         """Take it in and return at once. It is written whatever becomes of the request, its client or its task.
 
         `otherwise` is written if the settlement cannot be made. One that `may_wait` lets admissions go first for some
-        milliseconds, unless one is refused without it: nobody is waiting for its slot.
+        milliseconds, unless one gets less without it: nobody is waiting for what it gives back.
         """
         self._put(_Settling(settling, otherwise, may_wait))
 
@@ -233,10 +237,13 @@ class Ledger:
 
     def _take_in(self, items: list[_Item]) -> list[Settlement]:
         """The settlements among them."""
-        settlings = [item for item in items if isinstance(item, _Settling)]
-        made = [settlement for each in settlings if (settlement := each.made()) is not None]
-        self._unsettled += made
-        return made
+        taken: list[Settlement] = []
+        for item in items:
+            # One by one: what cannot be made must not take along those before it.
+            if isinstance(item, _Settling) and (settlement := item.made()) is not None:
+                self._unsettled.append(settlement)
+                taken.append(settlement)
+        return taken
 
     def _wait(self) -> list[_Item]:
         """What is to be written next; blocks for the first, or until something is due."""
@@ -318,9 +325,10 @@ class Ledger:
             page = self._store.begin(meter_ids, batch.record_ids())
             try:
                 decide(page, batch)
-                if not (self._patient and batch.has_refused()):
+                if not (self._patient and batch.is_wanting()):
                     break
-                # What is settled may be what it lacked.
+                # What is settled may be what it lacked. It is all that is unsettled now, and all of the batch's settlements, which
+                # are the list by which `_write` counts what is done with: nobody is patient while anything else is to be settled.
                 self._store.rollback()
                 batch.settlements += self._take_in(self._with_the_patient([]))
                 meter_ids |= batch.meter_ids()

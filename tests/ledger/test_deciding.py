@@ -280,6 +280,36 @@ def test_a_slot_that_is_given_back_serves_the_next_of_the_same_batch(desk: Desk)
     assert isinstance(answer, Admitted) and desk.meters["user:1"].in_flight == 1
 
 
+@pytest.mark.parametrize("whose", EVERYWHERE)
+@pytest.mark.parametrize(
+    ("limits", "is_scarce"),
+    [
+        (UNLIMITED, False),
+        # One is taken, and ten more of the same fit or do not.
+        (Limits(points_per_day=77), False),
+        (Limits(points_per_day=76), True),
+        (Limits(points_per_month=76), True),
+        (Limits(tokens_per_minute=550), False),
+        (Limits(tokens_per_minute=549), True),
+        (Limits(requests_in_flight=2), False),
+        (Limits(requests_in_flight=1), True),
+    ],
+    ids=str,
+)
+def test_an_admission_tells_whether_what_it_took_is_scarce(
+    desk: Desk, whose: str, limits: Limits, is_scarce: bool
+) -> None:
+    one = admission(reservation(points=7, output=20, prompt=30), **{whose: limits})
+
+    assert desk.admit(one).room_is_scarce is is_scarce
+
+
+def test_the_slots_of_a_key_may_be_scarce(desk: Desk) -> None:
+    one = admission(candidates=(candidate(1, key_limits=Limits(requests_in_flight=3)),))
+
+    assert [desk.admit(replace(one, id=uuid.uuid4())).room_is_scarce for _ in range(2)] == [False, True]
+
+
 def test_the_locks_cover_everything_that_is_touched(desk: Desk) -> None:
     one = admission(candidates=(candidate(1, 1), candidate(2, 1), candidate(3, 2)))
     assert Batch([one]).meter_ids() == {

@@ -22,7 +22,7 @@ from relay.ledger.meters import Meter
 from relay.ledger.rollups import contribution, key_of
 from relay.ledger.spool import Spool
 from relay.ledger.store import Conflict
-from relay.limits import NEVER, Limits
+from relay.limits import NEVER, UNLIMITED, Limits
 from relay.pool import Queue
 from tests.conftest import wait_for
 from tests.ledger import making
@@ -232,6 +232,44 @@ async def test_nobody_is_refused_for_want_of_what_a_waiting_settlement_gives_bac
     assert here.store.outcome(one) == ("done", "")
     assert [len(page.inserted) for page in here.store.commits if one.id in page.updated] == [1]
     assert here.ledger._unsettled == []
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize(
+    ("limits", "in_flight"),
+    [(Limits(tokens_per_minute=150), None), (UNLIMITED, 1)],
+    ids=["reservation", "key"],
+)
+async def test_nobody_gets_less_for_want_of_it(kept: Make, limits: Limits, in_flight: int | None) -> None:
+    """A smaller reservation, or a key that the conversation was not on."""
+    here, keys = kept(), (candidate(1, key_limits=Limits(requests_in_flight=in_flight)), candidate(2))
+    one, other = (
+        admission(reservation(output=100), reservation(output=20), of_user=limits, candidates=keys)
+        for _ in range(2)
+    )
+    await admitted(here, one)
+    here.ledger.settle(settlement(one, completion_tokens=1), may_wait=True)
+    assert wait_for(lambda: here.ledger._patient)
+
+    (answer,) = await admitted(here, other)
+
+    assert (answer.key_id, answer.reservation) == (1, other.reservations[0])
+    assert here.store.outcome(one) == ("done", "")
+
+
+async def test_one_that_can_never_be_made_takes_no_others_along(kept: Make) -> None:
+    here, (first, bad, last) = kept(), [admission() for _ in range(3)]
+    await admitted(here, first, bad, last)
+
+    def fails() -> Settlement:
+        raise MemoryError
+
+    here.ledger.settle(settlement(first), may_wait=True)
+    here.ledger.settle(fails, fails, may_wait=True)
+    here.ledger.settle(settlement(last), may_wait=True)
+    assert await here.flushed()
+
+    assert [here.store.outcome(each)[0] for each in (first, bad, last)] == ["done", "open", "done"]
 
 
 @pytest.mark.usefixtures("patience")

@@ -86,11 +86,11 @@ def serve(listening: socket.socket, ready: Callable[[], None], seat: Seat | None
         ready()
 
     async def end() -> None:
-        metrics.sample()
         try:
             await background.stop()
         finally:
             await relay.stop()
+        metrics.sample()
 
     settle_memory()
     RelayServer(
