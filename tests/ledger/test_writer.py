@@ -185,7 +185,7 @@ async def test_a_settlement_that_may_wait_does_not_wait_for_long(kept: Make) -> 
     await admitted(here, one)
     here.ledger.settle(settlement(one), may_wait=True)
 
-    assert wait_for(lambda: here.store.outcome(one) == ("done", ""), 1)
+    assert wait_for(lambda: here.store.outcome(one) == ("done", ""))
 
 
 @pytest.mark.usefixtures("patience")
@@ -196,7 +196,7 @@ async def test_a_settlement_that_does_not_wait_takes_along_those_that_would(kept
 
     here.ledger.settle(settlement(urgent))
 
-    assert wait_for(lambda: here.store.outcome(urgent) == ("done", ""), 1)
+    assert wait_for(lambda: here.store.outcome(urgent) == ("done", ""))
     assert list(here.store.commits[-1].updated) == [patient.id, urgent.id]
 
 
@@ -209,7 +209,7 @@ async def test_enough_settlements_are_written_at_once(kept: Make) -> None:
     for each in many:
         here.ledger.settle(settlement(each), may_wait=True)
 
-    assert wait_for(lambda: here.store.outcome(many[-1]) == ("done", ""), 1)
+    assert wait_for(lambda: here.store.outcome(many[-1]) == ("done", ""))
 
 
 @pytest.mark.usefixtures("patience")
@@ -280,7 +280,7 @@ async def test_what_may_wait_is_on_disk_as_soon_as_the_database_is_down(kept: Ma
 
     assert isinstance((await answers(here, admission()))[0], Unavailable)
 
-    assert wait_for(here.on_disk, 1)
+    assert wait_for(here.on_disk)
     assert ids(here.on_disk())[0] == one.id
 
 
