@@ -313,8 +313,7 @@ class HardenedChannel(http.HTTPChannel):
         """
         self._busyReceiving = True
         try:
-            size = sum(map(len, lines)) + 2 * len(lines) + 2
-            self._buffer = data[size:]
+            self._buffer = data.partition(b"\r\n\r\n")[2]
             super().lineReceived(lines[0])
             headers = self.requests[-1].requestHeaders
             for line in lines[1:]:

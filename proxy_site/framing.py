@@ -17,12 +17,12 @@ from relay.errors import BadRequest, RelayError, UnsupportedMedia
 
 # A control character within a line, or white space before it: a folded line, or a second one for whoever takes LF or CR
 # for a line end. 0x85 is a line end to some, and to Daphne a reason for a page of its own.
-AMISS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f\x85]|\A[ \t]")
+_ODD = rb"\x00-\x08\x0a-\x1f\x7f\x85"
+AMISS = re.compile(rb"[%b]|\A[ \t]" % _ODD)
+_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 # A whole head without a reason to look closer: each line ends with CRLF and holds nothing amiss, each header has a name.
-PLAIN_HEAD = re.compile(
-    rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f\x85]*\r\n)+\r\n"
-)
-TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*")
+PLAIN_HEAD = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.[01]\r\n(?:%b:[^%b]*\r\n)+\r\n" % (_NAME, _ODD))
+TRAILER = re.compile(rb"%b:[^\r\n\0]*" % _NAME)
 # More bytes than that nobody sends; Python refuses to read thousands of digits as a number.
 MOST_DIGITS = 18
 # Which one counts is anybody's guess.

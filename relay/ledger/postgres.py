@@ -84,18 +84,17 @@ READ_ROWS = _all(
 )
 # One statement: each that is sent and answered lets go of the GIL, and waits for it beside a busy loop. A parameter for each
 # of its parts: to find one in a JSON object, the server reads all of it.
+WRITE_METERS = _update("relay_meter", sql.METER_COLUMNS[1:], "$1::json", id="text")
+INSERT_RECORDS = _insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$2::json")
 WRITE = f"""
-WITH meters AS ({_update("relay_meter", sql.METER_COLUMNS[1:], "$1::json", id="text")}),
-records AS ({_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$2::json")}),
+WITH meters AS ({WRITE_METERS}),
+records AS ({INSERT_RECORDS}),
 rows AS ({_update("relay_usagerecord", sql.CHANGED_COLUMNS, "$3::json")})
 {_insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS, "$4::json", images="bigint", total_ms="bigint")}
 """
 # The same where only admissions are written, which somebody waits for: what a statement does not change costs as well, since
 # each table and index that it might change is opened.
-ADMIT = f"""
-WITH meters AS ({_update("relay_meter", sql.METER_COLUMNS[1:], "$1::json", id="text")})
-{_insert("relay_usagerecord", sql.RECORD_COLUMNS, rows="$2::json")}
-"""
+ADMIT = f"WITH meters AS ({WRITE_METERS}) {INSERT_RECORDS}"
 STATEMENTS = {
     "begin": "BEGIN",
     "commit": "COMMIT",

@@ -204,7 +204,7 @@ class Ledger:
         self._thread.join(seconds)
         if self._thread.is_alive():
             # It hangs in the database. What it would have written is put on disk without it.
-            self._take_in([*self._patient, *_drain(self._queue)])
+            self._take_in(self._with_the_patient(_drain(self._queue)))
             self._keep_on_disk()
         return flushed
 
