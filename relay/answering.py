@@ -22,7 +22,7 @@ from relay.errors import (
     UpstreamError,
     UpstreamOutOfTime,
 )
-from relay.events import Event, Finish, FinishReason, Text, Usage
+from relay.events import Event, Finish, FinishReason, Text, Usage, one_by_one
 from relay.ledger import Admission, Admitted, Candidate, Change, Ledger, Reservation, Settlement, reserve
 from relay.limits import RateCard
 from relay.output_meter import OutputMeter, count, count_images
@@ -367,6 +367,8 @@ class Answer:
                 heard.append(event)
         if not self.admission.streamed:
             heard = _joined(heard)
+        elif self.shape is not None:
+            heard = one_by_one(heard)
         said = await self._paid(self._transcript.feed(heard))
         if self.shape is not None:
             said = self.shape.feed(said)
@@ -377,6 +379,7 @@ class Answer:
         """As much of these as the reservation covers, after it has grown if it may."""
         if self._meter.take(events):
             return events
+        events = one_by_one(events)
         if self._is_bounded:
             while self._meter.is_near_its_limit(events) and await self._extend(events):
                 pass

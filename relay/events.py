@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -134,6 +135,18 @@ class Text(Struct, frozen=True, gc=False):
     text: str
 
 
+class Words(Text, frozen=True, gc=False):
+    """Texts that came together: `text` is all of it, `json` each of them as a JSON string, as it came.
+
+    Whoever sends them on as JSON need not read and write each of them anew.
+    """
+
+    json: list[bytes]
+
+    def each(self) -> list[Event]:
+        return [Text(text) for text in msgspec.json.decode(b"[%b]" % b",".join(self.json), type=list[str])]
+
+
 class Reasoning(Struct, frozen=True, gc=False):
     text: str
 
@@ -168,7 +181,17 @@ class Finish(Struct, frozen=True, gc=False):
     stop: str = ""
 
 
-Event = Text | Reasoning | Replace | ToolCall | Attachment | Finish
+Event = Text | Words | Reasoning | Replace | ToolCall | Attachment | Finish
+
+
+def one_by_one(events: list[Event]) -> list[Event]:
+    """Each text as an event of its own."""
+    for event in events:
+        if isinstance(event, Words):
+            return [
+                each for event in events for each in (event.each() if isinstance(event, Words) else [event])
+            ]
+    return events
 
 
 class Usage(Struct, frozen=True):

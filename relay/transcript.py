@@ -23,7 +23,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall, one_by_one
 from relay.pieces import MOST_PIECES
 
 Policy = Literal["reasoning", "drop", "buffer", "show"]
@@ -469,7 +469,7 @@ class Transcript:
         if not self._is_flowing:
             return False
         for event in events:  # noqa: SIM110 this runs for each word, and a generator costs more than the word
-            if type(event) is not Text or not event.text:
+            if not isinstance(event, Text) or not event.text:
                 return False
         return True
 
@@ -483,8 +483,12 @@ class Transcript:
 
     def feed(self, events: list[Event]) -> list[Event]:
         new = self._new = []
+        if not self._is_flowing:
+            events = one_by_one(events)
         for event in events:
-            if self._is_flowing and type(event) is Text:  # nearly every event: keep it to a few operations
+            if self._is_flowing and isinstance(
+                event, Text
+            ):  # nearly every event: keep it to a few operations
                 if event.text:
                     self._flowed.append(event.text)
                     new.append(event)

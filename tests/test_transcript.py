@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import accumulate
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall
+from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall, Words, one_by_one
 from relay.pieces import MOST_PIECES
 from relay.transcript import Noise, Policy, Transcript, strip_reasoning
 
@@ -679,6 +680,21 @@ def test_what_is_let_through_is_as_good_as_fed(
     assert let_through.text == fed.text
     assert let_through.end() == fed.end()
     assert let_through.text == fed.text
+
+
+@given(
+    reads=st.lists(st.lists(st.sampled_from([*SCRAPS, "Hello "]), min_size=1, max_size=5), max_size=6),
+    policy=policies,
+)
+def test_what_came_together_is_as_good_as_one_by_one(reads: list[list[str]], policy: Policy) -> None:
+    together, apart = Transcript(policy), Transcript(policy)
+    for read in reads:
+        words = Words("".join(read), [json.dumps(each).encode() for each in read if each])
+        told = together.feed([words] if words.text else [])
+
+        assert one_by_one(told) == apart.feed([Text(each) for each in read])
+    assert together.end() == apart.end()
+    assert together.text == apart.text
 
 
 def test_the_text_may_be_looked_at_while_it_flows() -> None:

@@ -174,15 +174,22 @@ class Answer:
 
     def _take(self, chunk: bytes) -> list[Event]:
         """What the events of one read mean. A failure waits until what came before it has been told."""
+        reader = self._reader
+        said: list[Event] = []
+        if reader.may_pass_over(chunk) and (found := poe_protocol.words(chunk)) is not None:
+            words, length = found
+            reader.pass_over()
+            self._begun = True
+            if words.text:
+                said.append(words)
+            if length == len(chunk):
+                return said
+            chunk = chunk[length:]
         try:
-            events = self._reader.feed(chunk)
+            events = reader.feed(chunk)
         except EventTooLarge as error:
             events = error.events
             self._failure = UpstreamBroken("the bot sent an event that is too large")
-        if (texts := poe_protocol.texts(events)) is not None:
-            self._begun = True
-            return texts
-        said: list[Event] = []
         try:
             for name, data in events:
                 if name == "done":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -23,6 +24,7 @@ from relay.events import (
     ToolCall,
     ToolCallPart,
     ToolResultPart,
+    Words,
 )
 
 from .poe_errors import unreadable
@@ -140,8 +142,8 @@ class _File(msgspec.Struct):
 
 
 _said = msgspec.json.Decoder(_Said)
-_one = msgspec.json.Decoder(Text)
-_several = msgspec.json.Decoder(list[Text])
+_one = msgspec.json.Decoder(str)
+_several = msgspec.json.Decoder(list[str])
 _file = msgspec.json.Decoder(_File)
 _delta = msgspec.json.Decoder(dict[str, Any])
 
@@ -156,28 +158,39 @@ def read(name: str, data: bytes, into: list[Event]) -> None:
         reader(data, into)
 
 
-def texts(events: list[tuple[str, bytes]]) -> list[Event] | None:
-    """What `read` makes of events that are nothing but text, decoded at once; None: read them one by one."""
-    if len(events) == 1:  # as a word comes that is waited for
-        name, data = events[0]
-        if name != "text" or b'"index"' in data:
-            return None
+def words(chunk: bytes) -> tuple[Words, int] | None:
+    """What whole events say that are nothing but text, as nearly all are, and how long they are together.
+
+    So many as this begins with are read at once; None: all of it is to be read event by event.
+    """
+    for head, event, signs in _TEXT_EVENTS:
+        if not chunk.startswith(head):
+            continue
+        said = event.findall(chunk)
+        length = sum(map(len, said)) + len(said) * signs
+        if length != len(chunk):  # there is something else, at its end or between them
+            said = event.findall(chunk[:length])
+            if not said or sum(map(len, said)) + len(said) * signs != length:
+                return None
         try:
-            word = _one.decode(data)
-        except (ValueError, RecursionError):
+            if len(said) == 1:  # as a word comes that is waited for
+                text = _one.decode(said[0])
+            else:
+                text = "".join(_several.decode(b"[%b]" % b",".join(said)))
+        except ValueError:
             return None
-        return [word] if word.text else []
-    if {name for name, _data in events} != {"text"}:
-        return None
-    data = b"[%b]" % b",".join([data for _name, data in events])
-    if b'"index"' in data:
-        return None
-    try:
-        said = _several.decode(data)
-    except (ValueError, RecursionError):
-        return None
-    # A comma too many in one of them may make two of it.
-    return [text for text in said if text.text] if len(said) == len(events) else None
+        return Words(text, [each for each in said if each != b'""'] if b'""' in said else said), length
+    return None
+
+
+def _text_event(newline: bytes, space: bytes) -> tuple[bytes, re.Pattern[bytes], int]:
+    """How it begins, the event with its JSON string, and the length of all around that."""
+    before, after = b"event: text" + newline + b'data: {"text":' + space, b"}" + newline * 2
+    string = rb'("(?:[^"\\\r\n]++|\\.)*+")'
+    return before + b'"', re.compile(re.escape(before) + string + re.escape(after)), len(before + after)
+
+
+_TEXT_EVENTS = [_text_event(newline, space) for newline in (b"\r\n", b"\n") for space in (b" ", b"")]
 
 
 def _text(data: bytes, into: list[Event]) -> None:

@@ -9,10 +9,6 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # An event as nearly all are. Its length is that of its name, of its data and of the signs around them.
 _ORDINARY = re.compile(rb"event: ([^\n]*)\ndata: ([^\n]*)\n\n")
 _SIGNS = len(b"event: \ndata: \n\n")
-# One alone, as a word comes that is waited for.
-_ONE = re.compile(rb"event: ([^\r\n]*)(\r?\n)data: ([^\r\n]*)\2\2")
-# As nearly all are called.
-_KNOWN = {b"text": "text"}
 
 
 class EventTooLarge(Exception):
@@ -40,22 +36,24 @@ class SSEReader:
         self._at_start = True
         self._after_return = False
 
+    def may_pass_over(self, chunk: bytes) -> bool:
+        """Whether an event begins with this chunk, and none can be too large of those that end in it."""
+        return not self._size and not self._partial and len(chunk) <= self._limit
+
+    def pass_over(self) -> None:
+        """Somebody else has read what came: whole events, each with its name and its data."""
+        self._at_start = self._after_return = False
+
     def feed(self, chunk: bytes) -> list[tuple[str, bytes]]:
         """The events that are complete with this chunk. Raises EventTooLarge."""
-        is_between_events = not self._size and not self._partial
-        if is_between_events and len(chunk) <= self._limit and (one := _ONE.fullmatch(chunk)):
-            self._at_start = self._after_return = False
-            name, _newline, data = one.groups()
-            return [(_KNOWN.get(name) or name.decode("utf-8", "replace"), data)]
+        is_ordinary = self.may_pass_over(chunk)
         if self._after_return or b"\r" in chunk:
             chunk = self._with_plain_newlines(chunk)
-        if is_between_events and len(chunk) <= self._limit:
+        if is_ordinary:
             ordinary = _ORDINARY.findall(chunk)
             if ordinary and sum([len(name) + len(data) + _SIGNS for name, data in ordinary]) == len(chunk):
                 self._at_start = False
-                return [
-                    (_KNOWN.get(name) or name.decode("utf-8", "replace"), data) for name, data in ordinary
-                ]
+                return [(str(name, "utf-8", "replace"), data) for name, data in ordinary]
         lines = chunk.split(b"\n")
         rest = lines.pop()
         events: list[tuple[str, bytes]] = []

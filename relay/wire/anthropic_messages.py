@@ -24,6 +24,8 @@ from relay.events import (
     Text,
     ToolCall,
     Usage,
+    Words,
+    one_by_one,
 )
 from relay.wire.anthropic_request import Asked, parse, parse_count
 from relay.wire.openai_chat import attachment_markdown
@@ -290,6 +292,11 @@ class Encoder:
 
     def encode_all(self, events: list[Event]) -> bytes:
         """What arrived together, each event in a delta of its own."""
+        if (
+            self._kind == "text" and len(events) == 1 and isinstance(words := events[0], Words)
+        ):  # as nearly all come
+            return self._before + self._between.join(words.json) + _AFTER
+        events = one_by_one(events)
         if self._kind == "text":
             texts = [event.text for event in events if isinstance(event, Text)]
             if texts and len(texts) == len(events):

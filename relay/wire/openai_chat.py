@@ -30,6 +30,8 @@ from relay.events import (
     ToolChoice,
     ToolResultPart,
     Usage,
+    Words,
+    one_by_one,
 )
 from relay.wire import openai_functions, sse
 from relay.wire.body import check_count, convert, decode, model_name
@@ -606,9 +608,10 @@ class Encoder:
 
     def encode_all(self, events: list[Event]) -> bytes:
         """What arrived together, each event in a chunk of its own."""
-        if len(events) == 1 and isinstance(event := events[0], Text):  # as a word comes that is waited for
+        if len(events) == 1 and isinstance(words := events[0], Words):  # as nearly all come
             self._said = True
-            return self._text + _escape(event.text) + self._close
+            return self._text + self._between_texts.join(words.json) + self._close
+        events = one_by_one(events)
         texts = [event.text for event in events if isinstance(event, Text)]
         if texts and len(texts) == len(events):
             self._said = True

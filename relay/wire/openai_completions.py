@@ -24,6 +24,7 @@ from relay.events import (
     TextPart,
     ToolCall,
     Usage,
+    one_by_one,
 )
 from relay.wire import openai_chat, sse
 from relay.wire.body import convert, decode, model_name
@@ -183,7 +184,7 @@ class Encoder:
 
     def encode_all(self, events: list[Event]) -> bytes:
         """What arrived together. While a bot only thinks, the client hears that it is still there."""
-        return b"".join(map(self.encode, events)) or sse.KEEP_ALIVE
+        return b"".join(map(self.encode, one_by_one(events))) or sse.KEEP_ALIVE
 
     def encode(self, event: Event) -> bytes:
         if isinstance(event, Finish):

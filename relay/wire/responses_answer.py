@@ -10,7 +10,18 @@ from typing import Any, Literal
 import msgspec
 
 from relay.errors import BadRequest, RateLimited, RelayError, UpstreamRateLimited
-from relay.events import Attachment, Event, Finish, FinishReason, Reasoning, Replace, Text, ToolCall, Usage
+from relay.events import (
+    Attachment,
+    Event,
+    Finish,
+    FinishReason,
+    Reasoning,
+    Replace,
+    Text,
+    ToolCall,
+    Usage,
+    one_by_one,
+)
 from relay.wire.openai_chat import attachment_markdown
 from relay.wire.openai_responses import Asked
 from relay.wire.responses_items import item_id
@@ -96,6 +107,7 @@ class Encoder:
 
     def encode_all(self, events: list[Event]) -> bytes:
         """What arrived together, each text in an event of its own."""
+        events = one_by_one(events)
         texts = [event.text for event in events if isinstance(event, Text)]
         if self._message is not None and len(texts) == len(events):
             return b"".join(map(self._delta, texts))

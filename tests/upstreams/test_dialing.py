@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from relay.errors import RelayError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from relay.events import ChatRequest, Event, Message, Text, TextPart
+from relay.events import ChatRequest, Event, Message, Text, TextPart, one_by_one
 from relay.upstreams import dialing
 from relay.upstreams.connection import Connection
 from relay.upstreams.poe import Deadlines, Key, Poe
@@ -88,7 +88,7 @@ async def speaking(deadlines: Deadlines | None = None) -> AsyncIterator[Poe]:
 
 
 async def ask(poe: Poe, key: Key, chat: ChatRequest = HELLO) -> list[list[Event]]:
-    return [said async for said in poe.stream(chat, bot="B", key=key)]
+    return [one_by_one(said) async for said in poe.stream(chat, bot="B", key=key)]
 
 
 async def refusal(key: Key, deadlines: Deadlines | None = None) -> RelayError:

@@ -42,6 +42,7 @@ from relay.events import (
     ToolCall,
     ToolCallPart,
     ToolResultPart,
+    one_by_one,
 )
 from relay.upstreams import poe_errors
 from relay.upstreams.poe import Deadlines, Key, Poe
@@ -66,7 +67,7 @@ async def ask(
     poe = Poe(deadlines, max_event_bytes=max_event_bytes)
     async with scripted.upstream(script) as upstream:
         try:
-            return [said async for said in poe.stream(chat, bot="GPT-4o", key=upstream.key())]
+            return [one_by_one(said) async for said in poe.stream(chat, bot="GPT-4o", key=upstream.key())]
         finally:
             await poe.close()
 
@@ -194,7 +195,7 @@ async def test_it_tells_what_came_before_a_failure() -> None:
     async with scripted.upstream(answering(text("a") + event("error", {"text": "gone"}))) as upstream:
         answer = poe.stream(HELLO, bot="B", key=upstream.key())
 
-        assert await anext(answer) == [Text("a")]
+        assert one_by_one(await anext(answer)) == [Text("a")]
         with pytest.raises(UpstreamBroken, match="^gone$"):
             await anext(answer)
         await poe.close()
@@ -223,10 +224,10 @@ async def test_what_arrives_together_leaves_together() -> None:
         answer = poe.stream(HELLO, bot="B", key=upstream.key())
         first = await anext(answer)
         seen.set()
-        rest = [said async for said in answer]
+        rest = [one_by_one(said) async for said in answer]
         await poe.close()
 
-    assert first == [Text("a"), Text("b")]
+    assert one_by_one(first) == [Text("a"), Text("b")]
     assert rest == [[Text("c")]]
 
 
@@ -623,7 +624,7 @@ async def test_a_slow_reader_is_no_silence_of_the_bot() -> None:
     async with scripted.upstream(pausing(text("a"), 0.05, text("b"), DONE)) as upstream:
         said = []
         async for batch in poe.stream(HELLO, bot="B", key=upstream.key()):
-            said.append(batch)
+            said.append(one_by_one(batch))
             await asyncio.sleep(0.2)
         await poe.close()
 
@@ -653,7 +654,7 @@ async def test_the_tasks_that_read_one_answer_may_change() -> None:
         answer = poe.stream(HELLO, bot="B", key=upstream.key())
 
         async def read_one() -> list[Event]:
-            return await anext(answer)
+            return one_by_one(await anext(answer))
 
         said = [await asyncio.create_task(read_one()) for _ in range(3)]
         await answer.aclose()
@@ -677,7 +678,9 @@ async def test_a_connection_is_used_again() -> None:
     poe = Poe()
     async with scripted.upstream(script) as upstream:
         for _ in range(3):
-            assert [said async for said in poe.stream(HELLO, bot="B", key=upstream.key())] == [[Text("a")]]
+            assert [one_by_one(said) async for said in poe.stream(HELLO, bot="B", key=upstream.key())] == [
+                [Text("a")]
+            ]
             await asyncio.sleep(0.05)
         await poe.close()
 
@@ -710,7 +713,7 @@ async def test_an_answer_that_does_not_end_after_done_is_closed(
     poe = Poe()
     async with scripted.upstream(script) as upstream:
         began = time.monotonic()
-        said = [batch async for batch in poe.stream(HELLO, bot="B", key=upstream.key())]
+        said = [one_by_one(batch) async for batch in poe.stream(HELLO, bot="B", key=upstream.key())]
         took = time.monotonic() - began
         await asyncio.wait_for(upstream.left.wait(), 1)
         await poe.close()
@@ -778,7 +781,7 @@ async def test_an_http_proxy_is_used(login: str) -> None:
     poe = Poe()
     async with scripted.upstream(answering(text("a") + DONE)) as upstream, scripted.http_proxy() as proxy:
         key = upstream.key(f"http://{login}127.0.0.1:{proxy.port}")
-        said = [batch async for batch in poe.stream(HELLO, bot="B", key=key)]
+        said = [one_by_one(batch) async for batch in poe.stream(HELLO, bot="B", key=key)]
         await poe.close()
 
     assert said == [[Text("a")]]
@@ -798,7 +801,7 @@ async def test_a_socks_proxy_is_used(scheme: str, host: str, asked: str) -> None
     poe = Poe()
     async with scripted.upstream(answering(text("a") + DONE)) as upstream, scripted.socks5_proxy() as proxy:
         key = upstream.key(f"{scheme}://127.0.0.1:{proxy.port}", host=host)
-        said = [batch async for batch in poe.stream(HELLO, bot="B", key=key)]
+        said = [one_by_one(batch) async for batch in poe.stream(HELLO, bot="B", key=key)]
         await poe.close()
 
     assert said == [[Text("a")]]
@@ -1053,7 +1056,7 @@ async def test_the_secret_is_in_no_failure_and_no_repr() -> None:
 
 def takes_into(taken: list[Event]) -> Callable[[list[Event]], bool]:
     def at_once(said: list[Event]) -> bool:
-        taken.extend(said)
+        taken.extend(one_by_one(said))
         return True
 
     return at_once
@@ -1063,15 +1066,15 @@ async def test_what_is_waited_for_is_taken_at_once() -> None:
     order: list[tuple[str, list[Event]]] = []
 
     def at_once(said: list[Event]) -> bool:
-        order.append(("at once", said))
-        return said != [Text("c")]
+        order.append(("at once", one_by_one(said)))
+        return one_by_one(said) != [Text("c")]
 
     poe = Poe()
     half, other_half = text("b")[:9], text("b")[9:]
     script = pausing(0.05, text("a"), 0.05, half, 0.05, other_half, 0.05, text("c"), 0.05, text("d"), DONE)
     async with scripted.upstream(script) as upstream:
         async for batch in poe.stream(HELLO, bot="B", key=upstream.key(), at_once=at_once):
-            order.append(("read", batch))
+            order.append(("read", one_by_one(batch)))
         await poe.close()
 
     a, b, c, d = ([Text(letter)] for letter in "abcd")
@@ -1115,7 +1118,7 @@ async def test_a_bot_that_is_taken_at_once_has_no_more_time_than_another() -> No
     async with scripted.upstream(script) as upstream:
         with pytest.raises(UpstreamOutOfTime):
             answer = poe.stream(HELLO, bot="B", key=upstream.key(), at_once=takes_into(taken))
-            taken += [event async for batch in answer for event in batch]
+            taken += [event async for batch in answer for event in one_by_one(batch)]
         await asyncio.wait_for(upstream.left.wait(), 1)
         await poe.close()
 
@@ -1145,7 +1148,7 @@ async def test_a_failure_after_words_that_were_taken_at_once(failing: bytes, kin
     async with scripted.upstream(pausing(0.03, text("a"), 0.03, text("b") + failing)) as upstream:
         answer = poe.stream(HELLO, bot="B", key=upstream.key(), at_once=takes_into(said))
 
-        said += await anext(answer)  # what came with the failure
+        said += one_by_one(await anext(answer))  # what came with the failure
         with pytest.raises(kind):
             await anext(answer)
         await poe.close()

@@ -31,6 +31,7 @@ from relay.events import (
     ToolCall,
     ToolCallPart,
     ToolResultPart,
+    one_by_one,
 )
 from relay.upstreams.poe import Key, Poe
 
@@ -98,7 +99,7 @@ async def heard_by_us(key: Key) -> Heard:
     poe = Poe()
     try:
         async for batch in poe.stream(HELLO, bot="B", key=key):
-            for event in batch:
+            for event in one_by_one(batch):
                 hear(event, heard)
     except RelayError:
         heard.failed = True
@@ -259,7 +260,7 @@ def key(bot: Bot) -> Iterator[Key]:
 async def answer_of(key: Key, chat: ChatRequest, bot: str = "X") -> list[Event]:
     poe = Poe()
     try:
-        return [event async for batch in poe.stream(chat, bot=bot, key=key) for event in batch]
+        return [event async for batch in poe.stream(chat, bot=bot, key=key) for event in one_by_one(batch)]
     finally:
         await poe.close()
 
