@@ -124,13 +124,14 @@ def process(
     env: dict[str, str] | None = None,
     # Whoever says more there than a line or two has nobody to read it.
     stdout: int = subprocess.PIPE,
+    root: Path = ROOT,
 ) -> Iterator[subprocess.Popen[str]]:
     """Runs until the block ends. It has a session of its own: Ctrl-C reaches the bench alone, which then stops it."""
     pinned = command if core is None else ["taskset", "-c", str(core), *command]
     with log.open("w") as complaints:
         child = subprocess.Popen(
             pinned,
-            cwd=ROOT,
+            cwd=root,
             env=env,
             stdout=stdout,
             stderr=complaints,
@@ -203,14 +204,14 @@ def relay_environment(data: Path, database_url: str | None) -> dict[str, str]:
     return env if database_url is None else env | {"POE_RELAY_DATABASE__URL": database_url}
 
 
-def fill(env: dict[str, str], base_url: str, bots: list[str]) -> str:
-    """Migrate and fill a database; the access token."""
-    return str(_installation(env, base_url, *bots))
+def fill(env: dict[str, str], base_url: str, bots: list[str], *, root: Path = ROOT) -> str:
+    """Migrate and fill a database, as the checkout in `root` does; the access token."""
+    return str(_installation(env, base_url, *bots, root=root))
 
 
-def set_limits(env: dict[str, str]) -> None:
+def set_limits(env: dict[str, str], *, root: Path = ROOT) -> None:
     """All five, on everybody who may use the relay, so high that nothing is refused."""
-    output_of(env, "bench.ledger_alone", "limits")
+    output_of(env, "bench.ledger_alone", "limits", root=root)
 
 
 def outcomes(env: dict[str, str]) -> dict[str, int]:
@@ -219,14 +220,14 @@ def outcomes(env: dict[str, str]) -> dict[str, int]:
     return counted
 
 
-def _installation(env: dict[str, str], *arguments: str) -> object:
-    return json.loads(output_of(env, "bench.installation", *arguments))
+def _installation(env: dict[str, str], *arguments: str, root: Path = ROOT) -> object:
+    return json.loads(output_of(env, "bench.installation", *arguments, root=root))
 
 
-def output_of(env: dict[str, str], module: str, *arguments: str) -> str:
+def output_of(env: dict[str, str], module: str, *arguments: str, root: Path = ROOT) -> str:
     """What a module of the bench prints that works on the relay's database."""
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CannotStart(f"{module} failed:\n{done.stderr.strip()[-2000:]}")
     return done.stdout
@@ -234,13 +235,19 @@ def output_of(env: dict[str, str], module: str, *arguments: str) -> str:
 
 @contextmanager
 def relay(
-    env: dict[str, str], token: str, log: Path, core: int | None, module: str = "manage"
+    env: dict[str, str],
+    token: str,
+    log: Path,
+    core: int | None,
+    module: str = "manage",
+    *,
+    root: Path = ROOT,
 ) -> Iterator[RelayServer]:
-    """`manage.py serve`, or that of a module in its place, with the time from its start to its readiness and its memory
+    """`manage.py serve` of the checkout in `root`, or that of a module in its place, with the time from its start to its readiness and its memory
     before the first request."""
     began = time.monotonic()
     command = [sys.executable, "-m", module, "serve", "--port", "0"]
-    with process(command, log, core=core, env=env) as child:
+    with process(command, log, core=core, env=env, root=root) as child:
         port = await_address(child, log)
         start_seconds = time.monotonic() - began
         time.sleep(IDLE_SECONDS)
