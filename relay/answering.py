@@ -379,7 +379,6 @@ class Answer:
         """As much of these as the reservation covers, after it has grown if it may."""
         if self._meter.take(events):
             return events
-        events = one_by_one(events)
         if self._is_bounded:
             while self._meter.is_near_its_limit(events) and await self._extend(events):
                 pass

@@ -128,7 +128,7 @@ class ChatRequest(Struct, frozen=True):
         return replace(self, messages=tuple(messages))
 
 
-# What a bot says. An event is made for each word.
+# What a bot says. Most of it is words, of which a read makes one event.
 
 
 class Text(Struct, frozen=True, gc=False):
@@ -138,7 +138,8 @@ class Text(Struct, frozen=True, gc=False):
 class Words(Text, frozen=True, gc=False):
     """Texts that came together: `text` is all of it, `json` each of them as a JSON string, as it came.
 
-    Whoever sends them on as JSON need not read and write each of them anew.
+    Whoever sends them on as JSON need not read and write each of them anew. Whoever changes a text, or tells one from the
+    next, takes them `one_by_one`.
     """
 
     json: list[bytes]
@@ -181,7 +182,7 @@ class Finish(Struct, frozen=True, gc=False):
     stop: str = ""
 
 
-Event = Text | Words | Reasoning | Replace | ToolCall | Attachment | Finish
+Event = Text | Reasoning | Replace | ToolCall | Attachment | Finish
 
 
 def one_by_one(events: list[Event]) -> list[Event]:

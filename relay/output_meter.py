@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from relay import counting
-from relay.events import Attachment, Event, Reasoning, Text, ToolCall
+from relay.events import Attachment, Event, Reasoning, Text, ToolCall, one_by_one
 from relay.pieces import MOST_PIECES, Pieces
 
 # What follows may split the last word that was counted otherwise: "import" is one token, "importr" three.
@@ -103,7 +103,7 @@ class OutputMeter:
     def cut(self, events: list[Event]) -> list[Event]:
         """The events up to the limit; nothing once it is reached."""
         kept: list[Event] = []
-        for event in events:
+        for event in one_by_one(events):
             if self.is_full:
                 break
             match event:

@@ -486,9 +486,8 @@ class Transcript:
         if not self._is_flowing:
             events = one_by_one(events)
         for event in events:
-            if self._is_flowing and isinstance(
-                event, Text
-            ):  # nearly every event: keep it to a few operations
+            # Nearly every event: keep it to a few operations.
+            if self._is_flowing and isinstance(event, Text):
                 if event.text:
                     self._flowed.append(event.text)
                     new.append(event)

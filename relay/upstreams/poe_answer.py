@@ -11,7 +11,7 @@ from relay.events import Event
 
 from . import poe_errors, poe_protocol
 from .connection import Connection
-from .sse import EventTooLarge, SSEReader
+from .sse import EventTooLarge, SSEReader, end_of_event
 
 _CLOCK_STEP = 0.002  # uvloop's clock has whole milliseconds, so a wait may end a bit early
 
@@ -176,6 +176,11 @@ class Answer:
         """What the events of one read mean. A failure waits until what came before it has been told."""
         reader = self._reader
         said: list[Event] = []
+        if reader.is_in_event and (end := end_of_event(chunk)):
+            self._read(chunk[:end], said)
+            chunk = chunk[end:]
+            if not chunk or self._ended or self._failure is not None:
+                return said
         if reader.may_pass_over(chunk) and (found := poe_protocol.words(chunk)) is not None:
             words, length = found
             reader.pass_over()
@@ -185,8 +190,13 @@ class Answer:
             if length == len(chunk):
                 return said
             chunk = chunk[length:]
+        self._read(chunk, said)
+        return said
+
+    def _read(self, chunk: bytes, said: list[Event]) -> None:
+        """Event by event."""
         try:
-            events = reader.feed(chunk)
+            events = self._reader.feed(chunk)
         except EventTooLarge as error:
             events = error.events
             self._failure = UpstreamBroken("the bot sent an event that is too large")
@@ -203,7 +213,6 @@ class Answer:
                 poe_protocol.read(name, data, said)
         except RelayError as error:
             self._failure = error
-        return said
 
     def _check(self, now: float, silent_at: float) -> None:
         """Raises UpstreamTimeout if what ran out while waiting was more than the time for a heartbeat."""

@@ -159,9 +159,9 @@ def read(name: str, data: bytes, into: list[Event]) -> None:
 
 
 def words(chunk: bytes) -> tuple[Words, int] | None:
-    """What whole events say that are nothing but text, as nearly all are, and how long they are together.
+    """Reads at once the whole events of text that this begins with, as nearly all are: what they say, and how long they are.
 
-    So many as this begins with are read at once; None: all of it is to be read event by event.
+    None: all of it is to be read event by event.
     """
     for head, event, signs in _TEXT_EVENTS:
         if not chunk.startswith(head):

@@ -6,8 +6,9 @@ import re
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# An event as nearly all are. Its length is that of its name, of its data and of the signs around them.
-_ORDINARY = re.compile(rb"event: ([^\n]*)\ndata: ([^\n]*)\n\n")
+# An event as most are. Its length is that of its name, of its data and of the signs around them. It begins a line: where it
+# may begin anywhere, a read full of beginnings is looked through once for each.
+_ORDINARY = re.compile(rb"^event: ([^\n]*+)\ndata: ([^\n]*+)\n\n", re.MULTILINE)
 _SIGNS = len(b"event: \ndata: \n\n")
 
 
@@ -17,6 +18,12 @@ class EventTooLarge(Exception):
     def __init__(self, events: list[tuple[str, bytes]]) -> None:
         super().__init__("an event is over the limit")
         self.events = events
+
+
+def end_of_event(chunk: bytes) -> int:
+    """Where the first blank line of this ends; 0 if it has none."""
+    ends = [at + len(blank) for blank in (b"\n\n", b"\r\n\r\n") if (at := chunk.find(blank)) >= 0]
+    return min(ends, default=0)
 
 
 class SSEReader:
@@ -36,9 +43,14 @@ class SSEReader:
         self._at_start = True
         self._after_return = False
 
+    @property
+    def is_in_event(self) -> bool:
+        """Whether a part of one has come and its end has not."""
+        return bool(self._size or self._partial)
+
     def may_pass_over(self, chunk: bytes) -> bool:
         """Whether an event begins with this chunk, and none can be too large of those that end in it."""
-        return not self._size and not self._partial and len(chunk) <= self._limit
+        return not (self._size or self._partial) and len(chunk) <= self._limit
 
     def pass_over(self) -> None:
         """Somebody else has read what came: whole events, each with its name and its data."""
@@ -84,7 +96,7 @@ class SSEReader:
             lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
 
     def _read_lines(self, lines: list[bytes], events: list[tuple[str, bytes]]) -> None:
-        """One frame for every line of a read, since this runs for each word that a bot says."""
+        """One frame for every line of a read, since there may be many."""
         for line in lines:
             if not line:
                 if self._name or self._data:

@@ -25,7 +25,6 @@ from relay.events import (
     ToolCall,
     Usage,
     Words,
-    one_by_one,
 )
 from relay.wire.anthropic_request import Asked, parse, parse_count
 from relay.wire.openai_chat import attachment_markdown
@@ -255,7 +254,7 @@ PING = _event("ping", {})
 
 
 class Encoder:
-    """Events -> named server-sent events. The JSON around a text is rendered once a block; only the text is escaped per event.
+    """Events -> named server-sent events. The JSON around a text is rendered once a block; at most the text is escaped per event.
 
     Pieces of several tool calls may come between each other: a call's block stays open until its arguments are whole.
     """
@@ -291,16 +290,7 @@ class Encoder:
         return _event("message_start", {"message": message}) + PING
 
     def encode_all(self, events: list[Event]) -> bytes:
-        """What arrived together, each event in a delta of its own."""
-        if (
-            self._kind == "text" and len(events) == 1 and isinstance(words := events[0], Words)
-        ):  # as nearly all come
-            return self._before + self._between.join(words.json) + _AFTER
-        events = one_by_one(events)
-        if self._kind == "text":
-            texts = [event.text for event in events if isinstance(event, Text)]
-            if texts and len(texts) == len(events):
-                return self._before + self._between.join(map(_escape, texts)) + _AFTER
+        """What arrived together, each text in a delta of its own."""
         said = b"".join(map(self.encode, events))
         if not said and any(isinstance(event, Reasoning) for event in events):
             # It thinks, unseen: no proxy is to take that for silence.
@@ -309,15 +299,17 @@ class Encoder:
 
     def encode(self, event: Event) -> bytes:
         match event:
+            case Words():
+                return self._say("text", event.json)
             case Text(text):
-                return self._say("text", text)
+                return self._say("text", [_escape(text)])
             case Reasoning(text):
-                return self._say("thinking", text) if self._shows_thinking else b""
+                return self._say("thinking", [_escape(text)]) if self._shows_thinking else b""
             case ToolCall():
                 return self._call(event)
             case Attachment(inline_ref=None):
                 gap = "\n\n" if self._kind == "text" else ""
-                return self._say("text", gap + attachment_markdown(event))
+                return self._say("text", [_escape(gap + attachment_markdown(event))])
             case Finish():
                 self._finish = event
                 return b""
@@ -333,7 +325,8 @@ class Encoder:
         """Nothing is closed: half a tool call is not to be taken for a whole one."""
         return _event("error", error(exc, self._request_id))
 
-    def _say(self, kind: str, text: str) -> bytes:
+    def _say(self, kind: str, texts: list[bytes]) -> bytes:
+        """`texts`: as JSON strings."""
         head = b""
         if self._kind != kind:
             block = _text_block() if kind == "text" else _thinking_block()
@@ -344,7 +337,7 @@ class Encoder:
                 b'"delta":{"type":"%b_delta","%b":' % (self._blocks - 1, kind.encode(), kind.encode())
             )
             self._between = _AFTER + self._before
-        return head + self._before + _escape(text) + _AFTER
+        return head + self._before + self._between.join(texts) + _AFTER
 
     def _call(self, event: ToolCall) -> bytes:
         head = b""

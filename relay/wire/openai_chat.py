@@ -31,7 +31,6 @@ from relay.events import (
     ToolResultPart,
     Usage,
     Words,
-    one_by_one,
 )
 from relay.wire import openai_functions, sse
 from relay.wire.body import check_count, convert, decode, model_name
@@ -562,7 +561,7 @@ _escape = msgspec.json.Encoder().encode
 
 
 class Encoder:
-    """Events -> server-sent chunks. The JSON around a text is rendered once; only the text is escaped per event."""
+    """Events -> server-sent chunks. The JSON around a text is rendered once; at most the text is escaped per event."""
 
     __slots__ = (
         "_between_texts",
@@ -607,19 +606,14 @@ class Encoder:
         return self._choice + b'{"role":"assistant","content":"","refusal":null}' + self._open
 
     def encode_all(self, events: list[Event]) -> bytes:
-        """What arrived together, each event in a chunk of its own."""
-        if len(events) == 1 and isinstance(words := events[0], Words):  # as nearly all come
-            self._said = True
-            return self._text + self._between_texts.join(words.json) + self._close
-        events = one_by_one(events)
-        texts = [event.text for event in events if isinstance(event, Text)]
-        if texts and len(texts) == len(events):
-            self._said = True
-            return self._text + self._between_texts.join(map(_escape, texts)) + self._close
+        """What arrived together, each text in a chunk of its own."""
         return b"".join(map(self.encode, events))
 
     def encode(self, event: Event) -> bytes:
         match event:
+            case Words():
+                self._said = True
+                return self._text + self._between_texts.join(event.json) + self._close
             case Text(text):
                 self._said = True
                 return self._text + _escape(text) + self._close

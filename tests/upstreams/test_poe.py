@@ -42,6 +42,7 @@ from relay.events import (
     ToolCall,
     ToolCallPart,
     ToolResultPart,
+    Words,
     one_by_one,
 )
 from relay.upstreams import poe_errors
@@ -62,12 +63,14 @@ async def ask(
     *,
     deadlines: Deadlines = PATIENT,
     max_event_bytes: int = 1 << 20,
+    spelled_out: bool = True,
 ) -> list[list[Event]]:
     """What one question to a scripted upstream yields."""
     poe = Poe(deadlines, max_event_bytes=max_event_bytes)
     async with scripted.upstream(script) as upstream:
         try:
-            return [one_by_one(said) async for said in poe.stream(chat, bot="GPT-4o", key=upstream.key())]
+            said = [said async for said in poe.stream(chat, bot="GPT-4o", key=upstream.key())]
+            return list(map(one_by_one, said)) if spelled_out else said
         finally:
             await poe.close()
 
@@ -229,6 +232,15 @@ async def test_what_arrives_together_leaves_together() -> None:
 
     assert one_by_one(first) == [Text("a"), Text("b")]
     assert rest == [[Text("c")]]
+
+
+async def test_words_after_the_end_of_an_event_are_read_at_once() -> None:
+    """A read that begins within an event is most of what comes when the loop has fallen behind."""
+    said = await ask(
+        pausing(text("a")[:20], 0.05, text("a")[20:] + text("b") + text("c") + DONE), spelled_out=False
+    )
+
+    assert said == [[Text("a"), Words("bc", [b'"b"', b'"c"'])]]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from relay.upstreams.sse import EventTooLarge, SSEReader
+from relay.upstreams.sse import EventTooLarge, SSEReader, end_of_event
 
 from .streams import BAD_UTF8, HALF_EMOJI, STREAMS, WITH_MARK
 
@@ -138,3 +138,46 @@ def test_a_byte_order_mark_after_an_ordinary_event_is_none() -> None:
 def test_the_limit_is_for_one_event_and_not_for_the_stream() -> None:
     assert len(read(b"data: 0123456789\n\n" * 100, limit=20)) == 100
     assert len(read(*cut(b"data: 0123456789\n\n" * 10, list(range(180))), limit=20)) == 10
+
+
+def test_a_read_full_of_beginnings_takes_no_longer_than_it_is_long() -> None:
+    """If each of them were tried to the end of the line, this would take an hour."""
+    reader = SSEReader(8 << 20)
+
+    assert reader.feed(b"event: " * 1_000_000 + b"\n\n" + b"data: a\n\n")[-1] == ("", b"a")
+
+
+def test_what_somebody_else_has_read_is_passed_over() -> None:
+    reader = SSEReader(1 << 20)
+    chunk = b"data: a\n\n"
+    assert reader.may_pass_over(chunk)
+
+    reader.pass_over()
+
+    # It was the beginning, where alone a mark is no part of a name.
+    assert reader.feed(b"\xef\xbb\xbfdata: a\n\n" + chunk) == [("", b"a")]
+
+
+def test_what_is_part_of_an_event_or_large_is_not_passed_over() -> None:
+    reader = SSEReader(20)
+
+    assert not reader.may_pass_over(b"data: a\n\n" * 3)
+    reader.feed(b"data: a\n")
+    assert reader.is_in_event and not reader.may_pass_over(b"data: b\n\n")
+    reader.feed(b"\nda")
+    assert reader.is_in_event and not reader.may_pass_over(b"ta: b\n\n")
+
+
+@pytest.mark.parametrize(
+    ("chunk", "end"),
+    [
+        (b"", 0),
+        (b"a\n", 0),
+        (b"a\n\nb", 3),
+        (b"a\r\n\r\nb\n\n", 5),
+        (b"\n\n\n\n", 2),
+        (b"a\r\n\n\nb\r\n\r\n", 4),
+    ],
+)
+def test_an_event_ends_at_a_blank_line(chunk: bytes, end: int) -> None:
+    assert end_of_event(chunk) == end
