@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from relay import counting
-from relay.events import Event, Words
+from relay.events import Event, Text, Words
 from relay.upstreams.poe import Poe
 from tests import cast as people
 from tests.api.test_at_once import ROUTES, Client, _text
@@ -18,12 +18,13 @@ from tests.conftest import Api, DemoPoe, in_database
 pytestmark = pytest.mark.asyncio
 
 SAID = Words("one two three four", [b'"one "', b'"two "', b'"three "', b'"four"'])
-EACH = ["one ", "two ", "three ", "four"]
+EACH = ["zero ", "one ", "two ", "three ", "four"]
 
 
 @pytest.fixture(autouse=True)
 def in_one_read(monkeypatch: pytest.MonkeyPatch, demo: DemoPoe) -> None:
     async def stream(*_arguments: Any, **_named: Any) -> AsyncGenerator[list[Event], None]:
+        yield [Text("zero ")]  # until an answer has begun, nothing goes on as it came
         yield [SAID]
 
     monkeypatch.setattr(Poe, "stream", stream)
@@ -47,7 +48,7 @@ async def test_each_is_an_event_of_its_own(api: Api, cast: Cast, path: str) -> N
         ("/v1/chat/completions", {"stop": ["never"]}, EACH),
         ("/v1/completions", {"stop": ["never"]}, EACH),
         ("/v1/messages", {"stop_sequences": ["never"]}, EACH),
-        ("/v1/chat/completions", {"stop": ["three"]}, ["one ", "two "]),
+        ("/v1/chat/completions", {"stop": ["three"]}, ["zero ", "one ", "two "]),
     ],
 )
 async def test_where_a_stop_sequence_is_looked_for(
@@ -65,6 +66,6 @@ async def test_where_a_stop_sequence_is_looked_for(
     ],
 )
 async def test_no_more_is_said_than_may_be(api: Api, cast: Cast, path: str, name: str) -> None:
-    most = counting.count("one two three")
+    most = counting.count("zero one two three")
 
-    assert await texts(api, cast, path, **{name: most}) == ["one ", "two ", "three"]
+    assert await texts(api, cast, path, **{name: most}) == ["zero ", "one ", "two ", "three"]
