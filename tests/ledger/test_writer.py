@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import sys
 import threading
 import time
 import uuid
@@ -80,6 +82,20 @@ async def test_a_record_is_written_before_admit_returns_and_settled_after(kept: 
 
     assert here.store.outcome(one) == ("done", "")
     assert here.on_disk() == []
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root may look at another thread's"
+)
+async def test_its_thread_is_woken_up_in_time_and_no_other(kept: Make) -> None:
+    kept()
+    (ledger,) = (each.native_id for each in threading.enumerate() if each.name == "ledger")
+
+    def late_by(thread: int | None) -> int:
+        return int(Path(f"/proc/{thread}/timerslack_ns").read_text())
+
+    assert wait_for(lambda: late_by(ledger) == writer.WAKE_UP_NS)
+    assert late_by(threading.get_native_id()) > writer.WAKE_UP_NS
 
 
 async def test_what_waits_goes_into_one_transaction(kept: Make) -> None:
