@@ -87,13 +87,18 @@ async def test_all_workers_requests_are_seen_and_one_is_stopped(
 ) -> None:
     cookie = await in_database(cookie_of, cast.root)
     async with watching(two_workers, cookie) as page:
-        asking = [
-            asyncio.create_task(ask_slowly(two_workers, who.plain)) for who in (cast.bob, cast.charlie) * 3
-        ]
-        await page.until(lambda rows: len(is_open(rows)) == 6)
-        processes = await in_database(
-            lambda: set(UsageRecord.objects.filter(outcome="open").values_list("process", flat=True))
-        )
+        asking: list[asyncio.Task[str]] = []
+        processes: set[str] = set()
+        # A worker that a busy machine does not let run leaves all of the first to the other.
+        while len(processes) < 2 and len(asking) < 24:
+            asking.extend(
+                asyncio.create_task(ask_slowly(two_workers, who.plain))
+                for who in (cast.bob, cast.charlie) * 3
+            )
+            await page.until(lambda rows: len(is_open(rows)) == len(asking))
+            processes = await in_database(
+                lambda: set(UsageRecord.objects.filter(outcome="open").values_list("process", flat=True))
+            )
         wanted = next(row for row in is_open(list(page.rows.values())) if row["user_name"] == "charlie")
 
         await page.socket.send_json({"stop": wanted["id"]})
@@ -105,7 +110,7 @@ async def test_all_workers_requests_are_seen_and_one_is_stopped(
         assert {row["team_name"] for row in page.rows.values()} == {"Physics", "Chemistry"}
         done, left = await asyncio.wait(asking, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result() for task in done] == ["stopped_by_administrator"]
-        assert len(is_open(list(page.rows.values()))) == 5
+        assert len(is_open(list(page.rows.values()))) == len(asking) - 1
         for task in left:
             task.cancel()
         await page.until(lambda rows: not is_open(rows))  # those who hung up
