@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,13 +20,16 @@ from statistics import median, quantiles
 
 from bench import machine, servers, tools
 from bench.faults import rig
-from bench.servers import ROOT, CannotStart, Cores
-from bench.works import WORKS, Figures, Target, Work, measure
+from bench.report import Result
+from bench.run import Measured, Plan, Stage
+from bench.servers import ROOT, CannotStart, Cores, Server
+from bench.works import WORKS, Figures, Target, Work
 
 ROUNDS = 30
 # Of the work as `bench.run` has it: many short pairs tell more than a few long ones.
 SHORTENED = 0.3
-PAUSE_SECONDS = 0.5
+# Between two: at least, and at most until a server has let go of the streams that the last one cut.
+PAUSE_SECONDS, QUIET_SECONDS = 0.4, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +71,41 @@ def figure(work: Work, figures: Figures) -> tuple[str, float]:
 
 def compare(other: Path, kind: str, works: list[Work], rounds: int) -> list[Compared]:
     programs, cores = tools.build(), Cores.of_this_machine()
+    compared: dict[str, Compared] = {}
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="poe-relay-pairs-")))
         stack.enter_context(servers.everything_else_on(cores.rest))
         mock = stack.enter_context(servers.upstream(programs.upstream, directory))
-        base_url = f"http://127.0.0.1:{mock.port}/bot/"
         both = [
-            stack.enter_context(_relay(root, kind, directory / name, base_url, cores.server))
+            stack.enter_context(_relay(root, kind, directory / name, mock, cores.server))
             for name, root in (("other", other), ("this", ROOT))
         ]
-        compared = {work.name: Compared(work.name, "", []) for work in works}
+        stage = Stage(
+            Plan(pause_seconds=PAUSE_SECONDS, quiet_seconds=QUIET_SECONDS), both, programs, directory
+        )
         for number in range(rounds):
             for work in works:
-                # Nobody is always first.
                 seen = {}
-                for target in both[:: -1 if number % 2 else 1]:
-                    unit, seen[target.name] = figure(work, measure(work, target, programs.loadgen, directory))
-                    time.sleep(PAUSE_SECONDS)
-                before = compared[work.name].pairs
-                compared[work.name] = Compared(work.name, unit, [*before, (seen["other"], seen["this"])])
+                # Nobody is always first.
+                for each in both[:: -1 if number % 2 else 1]:
+                    unit, seen[each.target.name] = figure(work, stage.measure(work, each))
+                of_work = compared.setdefault(work.name, Compared(work.name, unit, []))
+                of_work.pairs.append((seen["other"], seen["this"]))
     return list(compared.values())
 
 
 @contextmanager
-def _relay(root: Path, kind: str, directory: Path, base_url: str, core: int | None) -> Iterator[Target]:
+def _relay(root: Path, kind: str, directory: Path, mock: Server, core: int | None) -> Iterator[Measured]:
     """On a database of its own, since the two may not agree on its tables."""
     directory.mkdir()
     with rig.database(kind, directory) as url:
         env = servers.relay_environment(directory / "data", url)
-        token = servers.fill(env, base_url, sorted({work.bot for work in WORKS}), root=root)
+        bots = sorted({work.bot for work in WORKS})
+        token = servers.fill(env, f"http://127.0.0.1:{mock.port}/bot/", bots, root=root)
         servers.set_limits(env, root=root)
         with servers.relay(env, token, directory / "log", core, root=root) as server:
-            yield Target(directory.name, server.port, token, (server.pid,))
+            target = Target(directory.name, server.port, token, (server.pid,))
+            yield Measured(target, Result(target.name), server)
 
 
 def main(given: list[str] | None = None) -> int:
