@@ -77,6 +77,11 @@ def _all(statement: str) -> str:
     return f"WITH found AS ({statement}) SELECT coalesce(json_agg(found), '[]') FROM found"  # noqa: S608
 
 
+def _state(rows: str) -> str:
+    """The directory's version, the time, and these records, as one JSON array."""
+    return f"SELECT json_build_array(coalesce(({sql.VERSION}), 0), {NOW}, {rows})"
+
+
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 READ_ROWS = _all(
     f"SELECT {', '.join(c if c != 'key_id' else 'coalesce(key_id, 0) AS key_id' for c in sql.ROW_COLUMNS)} "  # noqa: S608
@@ -105,8 +110,8 @@ STATEMENTS = {
         f"SELECT {', '.join(sql.METER_COLUMNS)} FROM relay_meter WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE"  # noqa: S608
     ),
     # After the meters are locked, so that it is the state and the time that they are held at.
-    "read": f"SELECT json_build_array(coalesce(({sql.VERSION}), 0), {NOW}, ({READ_ROWS}))",  # noqa: S608
-    "read_no_rows": f"SELECT json_build_array(coalesce(({sql.VERSION}), 0), {NOW}, '[]'::json)",
+    "read": _state(f"({READ_ROWS})"),
+    "read_no_rows": _state("'[]'::json"),
     "write": WRITE,
     "admit": ADMIT,
     "add_refusals": _insert("relay_refusalhour", sql.REFUSAL_COLUMNS, sql.ADD_REFUSALS),
@@ -134,7 +139,7 @@ STATEMENTS = {
 
 
 METERS = msgspec.json.Decoder(list[Meter])
-# The directory's version, the time, and records.
+# As `_state` says.
 READ = msgspec.json.Decoder(tuple[int, int, list[Row]])
 
 
