@@ -15,13 +15,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench import ledger_alone, machine, servers, tools
+from bench import ledger_alone, machine, quiet, servers, tools
 from bench.faults import rig
 from bench.goals import Goal, at_least, at_most
 from bench.ledger_alone import Figures
+from bench.quiet import QuietMachine
 from bench.servers import CannotStart, Cores, Server
 from bench.works import WORKS, Target, Work, measure
 
@@ -53,12 +55,16 @@ class Cost:
 # The ledger alone.
 
 
-def alone(kind: str, quick: bool) -> list[Figures]:
+def alone(kind: str, quick: bool, machine_is: QuietMachine) -> list[Figures]:
     """On an empty database of its own."""
     with _database(kind) as (url, directory):
         env = servers.relay_environment(directory / "data", url)
-        found = servers.output_of(env, "bench.ledger_alone", *(["--quick"] if quick else []))
-    return [Figures(**each) for each in json.loads(found)]
+        said = servers.output_of(
+            env, "bench.ledger_alone", *machine_is.arguments(), *(["--quick"] if quick else [])
+        )
+    found = json.loads(said)
+    machine_is.went_on(**found["machine"])
+    return [Figures(**each) for each in found["figures"]]
 
 
 def alone_goals(kind: str, found: list[Figures]) -> list[Goal]:
@@ -93,7 +99,7 @@ def alone_table(found: list[Figures]) -> str:
 # The whole relay.
 
 
-def whole(kind: str, quick: bool, cores: Cores) -> list[Cost]:
+def whole(kind: str, quick: bool, cores: Cores, machine_is: QuietMachine) -> list[Cost]:
     """Two relays on one database, one of them with the stub, asked in turns."""
     programs = tools.build()
     factor, rounds = (QUICK, QUICK_ROUNDS) if quick else (1.0, ROUNDS)
@@ -111,7 +117,11 @@ def whole(kind: str, quick: bool, cores: Cores) -> list[Cost]:
         targets = [Target(kind, relay.port, token, (relay.pid,)) for relay in relays]
         works = [replace(work.shortened(factor), bot=AT_ONCE.bot) for work in (AT_ONCE, ONE_BY_ONE)]
         measured = [
-            [_pair(work, targets, programs.loadgen, directory) for work in works] for _ in range(rounds)
+            [
+                machine_is.measured(partial(_pair, work, targets, programs.loadgen, directory))
+                for work in works
+            ]
+            for _ in range(rounds)
         ]
     return [
         Cost.of("CPU µs per request, 32 at once", [at_once[0] for at_once, _one in measured]),
@@ -164,11 +174,11 @@ def _database(kind: str) -> Iterator[tuple[str, Path]]:
             yield url, directory
 
 
-def measure_on(kind: str, quick: bool, cores: Cores) -> list[Goal]:
+def measure_on(kind: str, quick: bool, cores: Cores, machine_is: QuietMachine) -> list[Goal]:
     print(f"\n{kind}\n", flush=True)
-    figures = alone(kind, quick)
+    figures = alone(kind, quick, machine_is)
     print(alone_table(figures) + "\n", flush=True)
-    costs = whole(kind, quick, cores)
+    costs = whole(kind, quick, cores, machine_is)
     print(whole_table(costs) + "\n", flush=True)
     goals = [*alone_goals(kind, figures), *whole_goals(kind, costs)]
     print("\n".join(map(str, goals)), flush=True)
@@ -180,20 +190,22 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument("--sqlite", action="store_true", help="only on SQLite")
     parser.add_argument("--postgres", action="store_true", help="only on PostgreSQL")
+    quiet.add_arguments(parser)
     said = parser.parse_args(given)
+    machine_is = quiet.asked_for(said)
     wanted = [kind for kind, only in ((rig.SQLITE, said.sqlite), (rig.POSTGRES, said.postgres)) if only]
     cores, load_before = Cores.of_this_machine(), os.getloadavg()[0]
     try:
         goals = [
             goal
             for kind in wanted or [rig.SQLITE, rig.POSTGRES]
-            for goal in measure_on(kind, said.quick, cores)
+            for goal in measure_on(kind, said.quick, cores, machine_is)
         ]
     except (tools.CannotBuild, CannotStart) as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as name:
-        print("\n" + machine.line(cores, load_before, Path(name)))
+        print("\n" + machine.line(cores, load_before, Path(name)) + machine_is.line())
     return 0 if all(goal.is_met for goal in goals) else 1
 
 

@@ -6,6 +6,7 @@ fresh database with 20 people, each with an access token, in one team, all five 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -16,13 +17,16 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from bench import quiet
+from bench.quiet import QuietMachine
 
 if TYPE_CHECKING:
     from relay.ledger import Admission, Admitted, Ledger, Reservation, Settlement
@@ -344,7 +348,7 @@ def _at(ordered: list[float], share: float) -> float:
     return ordered[int(share * (len(ordered) - 1))] if ordered else 0.0
 
 
-async def measure_all(factor: float, rounds: int) -> list[Figures]:
+async def measure_all(factor: float, rounds: int, machine_is: QuietMachine) -> list[Figures]:
     from django.conf import settings
 
     from proxy_site.memory import settle_memory
@@ -360,7 +364,16 @@ async def measure_all(factor: float, rounds: int) -> list[Figures]:
     try:
         measured = [
             [
-                await measure(ledger, store, installed, replace(trial, requests=int(trial.requests * factor)))
+                await _when_quiet(
+                    machine_is,
+                    partial(
+                        measure,
+                        ledger,
+                        store,
+                        installed,
+                        replace(trial, requests=int(trial.requests * factor)),
+                    ),
+                )
                 for trial in TRIALS
             ]
             for _ in range(rounds)
@@ -368,6 +381,14 @@ async def measure_all(factor: float, rounds: int) -> list[Figures]:
         return [Figures.median_of(of_trial) for of_trial in zip(*measured, strict=True)]
     finally:
         await asyncio.to_thread(ledger.close)
+
+
+async def _when_quiet(machine_is: QuietMachine, measure: Callable[[], Awaitable[Figures]]) -> Figures:
+    while True:
+        await asyncio.to_thread(machine_is.wait)
+        figures = await measure()
+        if await asyncio.to_thread(machine_is.counts):
+            return figures
 
 
 def main(arguments: list[str]) -> None:
@@ -379,8 +400,14 @@ def main(arguments: list[str]) -> None:
         return set_limits()
     import uvloop
 
-    found = uvloop.run(measure_all(QUICK, 1) if "--quick" in arguments else measure_all(1.0, ROUNDS))
-    print(json.dumps([asdict(each) for each in found]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    quiet.add_arguments(parser)
+    said = parser.parse_args(arguments)
+    machine_is = quiet.asked_for(said)
+    factor, rounds = (QUICK, 1) if said.quick else (1.0, ROUNDS)
+    found = uvloop.run(measure_all(factor, rounds, machine_is))
+    print(json.dumps({"figures": [asdict(each) for each in found], "machine": machine_is.went()}))
 
 
 if __name__ == "__main__":

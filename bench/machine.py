@@ -30,7 +30,7 @@ def line(cores: Cores, load_before: float, directory: Path) -> str:
     )
 
 
-def memory_ns(directory: Path) -> int:
+def memory_ns(directory: Path = tools.BUILD) -> int:
     """Neighbours on the same chip take its cache away: Python, which touches much memory, suffers from that like nothing else."""
     done = subprocess.run([tools.build(directory).latency], capture_output=True, text=True, check=True)
     return int(done.stdout)

@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench import machine, report, servers, tools
+from bench import machine, quiet, report, servers, tools
 from bench.goals import Goal
+from bench.quiet import QuietMachine
 from bench.report import Result
 from bench.servers import Cores, RelayServer, Server
 from bench.works import WORKS, Figures, Target, Work, measure
@@ -56,6 +57,7 @@ class Plan:
     pause_seconds: float = 0.3
     # The longest that the next one waits until it has, when the pause may not be enough.
     quiet_seconds: float = 0.0
+    quiet_machine: QuietMachine = field(default_factory=QuietMachine)
 
 
 @dataclass(slots=True)
@@ -84,6 +86,9 @@ class Stage:
     directory: Path
 
     def measure(self, work: Work, each: Measured) -> Figures:
+        return self.plan.quiet_machine.measured(lambda: self._measure(work, each))
+
+    def _measure(self, work: Work, each: Measured) -> Figures:
         target = replace(each.target, pids=each.server.pids()) if each.server else each.target
         figures = measure(work, target, self.programs.loadgen, self.directory)
         time.sleep(self.plan.pause_seconds)
@@ -127,7 +132,8 @@ def run(plan: Plan, then: Callable[[Stage], None] | None = None) -> tuple[list[R
         for each in everyone:
             if each.env:
                 each.result.outcomes = servers.outcomes(each.env)
-        return [each.result for each in everyone], machine.line(plan.cores, load_before, directory)
+        where = machine.line(plan.cores, load_before, directory) + plan.quiet_machine.line()
+        return [each.result for each in everyone], where
 
 
 def _start(
@@ -201,6 +207,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write every figure of every round to this file"
     )
+    quiet.add_arguments(parser)
     arguments = parser.parse_args(given)
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -211,7 +218,13 @@ def main(given: list[str] | None = None) -> int:
     arguments = _arguments(given)
     works = tuple(work.shortened(QUICK) for work in WORKS) if arguments.quick else WORKS
     rounds = 1 if arguments.quick else arguments.rounds
-    plan = Plan(works, rounds, postgres=arguments.postgres, cores=Cores.of_this_machine())
+    plan = Plan(
+        works,
+        rounds,
+        postgres=arguments.postgres,
+        cores=Cores.of_this_machine(),
+        quiet_machine=quiet.asked_for(arguments),
+    )
     try:
         results, where = run(plan)
     except (tools.CannotBuild, servers.CannotStart) as exc:

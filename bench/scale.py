@@ -19,12 +19,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench import machine, servers, tools
+from bench import machine, quiet, servers, tools
 from bench.faults import rig
 from bench.goals import Goal, at_least, at_most
+from bench.quiet import QuietMachine
 from bench.servers import CannotStart, Cores, RelayServer, Server
 from bench.works import Figures, Target, Work, asking, measure
 
@@ -89,6 +91,7 @@ class Site:
     loadgen: Path
     directory: Path
     cores: Cores
+    quiet_machine: QuietMachine
 
     @contextmanager
     def relay(self, name: str) -> Iterator[RelayServer]:
@@ -102,11 +105,16 @@ class Site:
         return Target("relay", server.port, self.token, (server.pid,))
 
     def measure(self, work: Work, target: Target) -> Figures:
+        return self.quiet_machine.measured(lambda: self.measure_now(work, target))
+
+    def measure_now(self, work: Work, target: Target) -> Figures:
         return measure(work, target, self.loadgen, self.directory)
 
 
 @contextmanager
-def site(kind: str, cores: Cores, build: Path = tools.BUILD) -> Iterator[Site]:
+def site(
+    kind: str, cores: Cores, build: Path = tools.BUILD, machine_is: QuietMachine | None = None
+) -> Iterator[Site]:
     programs = tools.build(build)
     with ExitStack() as stack:
         stack.enter_context(servers.everything_else_on(cores.rest))
@@ -116,7 +124,8 @@ def site(kind: str, cores: Cores, build: Path = tools.BUILD) -> Iterator[Site]:
         mock = stack.enter_context(servers.upstream(programs.upstream, directory))
         token = servers.fill(env, f"http://127.0.0.1:{mock.port}/bot/", BOTS)
         servers.set_limits(env)
-        yield Site(env, token, mock, programs.loadgen, directory, cores)
+        machine_is = machine_is or QuietMachine()
+        yield Site(env, token, mock, programs.loadgen, directory, cores, machine_is)
 
 
 def _wait(until: Callable[[], bool], seconds: float) -> bool:
@@ -326,7 +335,7 @@ def two_workers(at: Site, one: Server, sizes: Sizes) -> TwoWorkers:
                 (found.one, at.target(one)),
                 (found.two, Target("two workers", port, at.token, pids)),
             ):
-                run = _run(at, work, asked)
+                run = at.quiet_machine.measured(partial(_run, at, work, asked))
                 if isinstance(run, str):
                     return TwoWorkers([], [], run)
                 runs.append(run)
@@ -337,7 +346,7 @@ def two_workers(at: Site, one: Server, sizes: Sizes) -> TwoWorkers:
 def _run(at: Site, work: Work, asked: Target) -> Run | str:
     """Or how it failed."""
     began, busy, ours = time.monotonic(), busy_seconds(at.cores), cpu_seconds(asked.pids)
-    figures = at.measure(work, asked)
+    figures = at.measure_now(work, asked)
     most = len(_used(at.cores)) * (time.monotonic() - began)
     if figures.failure or figures.cpu_us_per_request is None:
         return figures.failure or "no request was answered in the time measured"
@@ -463,7 +472,8 @@ def idle(at: Site, sizes: Sizes) -> Idle:
             # The last one's word comes right after it was counted.
             time.sleep(1)
             streams, mb_with = in_flight(server.port) or 0, server.rss_mb()
-            beside = at.measure(newcomers, at.target(server))
+            # They are not held until the machine is quiet.
+            beside = at.measure_now(newcomers, at.target(server))
             streams = min(streams, in_flight(server.port) or 0)
     return Idle(sizes.idle_streams, streams, mb_before, mb_with, before, beside)
 
@@ -529,9 +539,15 @@ def _shown(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def measure_on(kind: str, sizes: Sizes, cores: Cores, build: Path = tools.BUILD) -> list[Goal]:
+def measure_on(
+    kind: str,
+    sizes: Sizes,
+    cores: Cores,
+    build: Path = tools.BUILD,
+    machine_is: QuietMachine | None = None,
+) -> list[Goal]:
     print(f"\n{kind}\n", flush=True)
-    with many_open_files(), site(kind, cores, build) as at:
+    with many_open_files(), site(kind, cores, build, machine_is) as at:
         with at.relay("one") as one:
             streams = held(at, one, sizes)
             goals = _tell(held_table(streams), held_goals(streams))
@@ -554,12 +570,18 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument("--sqlite", action="store_true", help="on SQLite (the default)")
     parser.add_argument("--postgres", action="store_true", help="on PostgreSQL")
+    quiet.add_arguments(parser)
     said = parser.parse_args(given)
+    machine_is = quiet.asked_for(said)
     wanted = [kind for kind, asked in ((rig.SQLITE, said.sqlite), (rig.POSTGRES, said.postgres)) if asked]
     cores, load_before = Cores.of_this_machine(), os.getloadavg()[0]
     sizes = QUICK if said.quick else Sizes()
     try:
-        goals = [goal for kind in wanted or [rig.SQLITE] for goal in measure_on(kind, sizes, cores)]
+        goals = [
+            goal
+            for kind in wanted or [rig.SQLITE]
+            for goal in measure_on(kind, sizes, cores, machine_is=machine_is)
+        ]
     except (tools.CannotBuild, CannotStart) as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 2
@@ -567,7 +589,7 @@ def main(given: list[str] | None = None) -> int:
         print("bench: stopped.", file=sys.stderr)
         return 130
     with tempfile.TemporaryDirectory() as name:
-        print(machine.line(cores, load_before, Path(name)))
+        print(machine.line(cores, load_before, Path(name)) + machine_is.line())
     return 0 if all(goal.is_met for goal in goals) else 1
 
 

@@ -13,6 +13,7 @@ import pytest
 from bench import scale, servers
 from bench.faults import rig
 from bench.goals import Goal, at_most
+from bench.quiet import QuietMachine
 from bench.scale import Held, Idle, Prompts, Run, TwoWorkers
 from bench.servers import Cores
 from bench.works import Figures
@@ -144,8 +145,9 @@ def test_it_sees_whose_connections_are_open() -> None:
 def test_its_exit_status_says_whether_a_goal_was_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def measure_on(kind: str, sizes: scale.Sizes, cores: Cores) -> list[Goal]:
+    def measure_on(kind: str, sizes: scale.Sizes, cores: Cores, *, machine_is: QuietMachine) -> list[Goal]:
         asked.append((kind, sizes))
+        assert machine_is.most_ns is None
         return [at_most("something", 1.0, 2.0 if kind == rig.SQLITE else 0.5)]
 
     monkeypatch.setattr(scale, "measure_on", measure_on)
