@@ -204,6 +204,9 @@ def main(given: list[str] | None = None) -> int:
     except (tools.CannotBuild, CannotStart) as exc:
         print(f"bench: {exc}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("bench: stopped.", file=sys.stderr)
+        return 130
     with tempfile.TemporaryDirectory() as name:
         print("\n" + machine.line(cores, load_before, Path(name)) + machine_is.line())
     return 0 if all(goal.is_met for goal in goals) else 1

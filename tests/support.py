@@ -29,8 +29,8 @@ from relay.errors import BadRequest
 from relay.events import ChatRequest
 from relay.wire import (
     anthropic_request,
+    chat_request,
     openai_audio,
-    openai_chat,
     openai_completions,
     openai_images,
     openai_responses,
@@ -74,7 +74,7 @@ class Wire:
 
 CHAT = Wire(
     "POST /v1/chat/completions",
-    openai_chat.parse,
+    chat_request.parse,
     {"model": "m", "messages": [{"role": "user", "content": "Hi"}]},
     {
         "audio": {"voice": "alloy", "format": "mp3"},

@@ -9,14 +9,14 @@ from ninja import Router
 from relay.api.answers import json_response, parsed, stream_response, told_of
 from relay.api.openapi import described
 from relay.api.request import ApiRequest, asking
-from relay.wire import openai_chat
+from relay.wire import chat_request, openai_chat
 
 router = Router()
 
 
 DESCRIPTION = described(
     "Answer a conversation, as OpenAI's chat completions",
-    body=openai_chat.ChatBody,
+    body=chat_request.ChatBody,
     example={
         "model": "gpt-4o",
         "messages": [{"role": "user", "content": "Say good morning."}],
@@ -46,7 +46,7 @@ async def chat_completions(request: ApiRequest) -> HttpResponse | StreamingHttpR
     # The token first: who has none learns nothing of what would be accepted.
     who = asking(request, openai_chat.NAME)
     caller = await request.relay.caller(who)
-    chat = await parsed(openai_chat.parse, request.body)
+    chat = await parsed(chat_request.parse, request.body)
     answer = await request.relay.ask(who, caller, chat)
     # An answer may take minutes, and the files that were asked with may be large.
     chat = replace(chat, messages=())

@@ -26,7 +26,7 @@ from relay.events import (
     Usage,
     one_by_one,
 )
-from relay.wire import openai_chat, sse
+from relay.wire import chat_request, openai_chat, sse
 from relay.wire.body import convert, decode, model_name
 
 NAME = "openai-completions"
@@ -36,7 +36,7 @@ class CompletionBody(Struct):
     model: str
     prompt: str | list[Any]
     stream: bool | None = None
-    stream_options: openai_chat.StreamOptions | None = None
+    stream_options: chat_request.StreamOptions | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     stop: str | list[str] | None = None
@@ -48,7 +48,7 @@ class CompletionBody(Struct):
     logprobs: int | bool | None = None
 
 
-KNOWN = openai_chat.SILENT | frozenset(CompletionBody.__struct_fields__)
+KNOWN = chat_request.SILENT | frozenset(CompletionBody.__struct_fields__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,15 @@ def parse(raw: bytes) -> CompletionRequest:
     prompt = _prompt(asked.prompt)
     _refuse_what_no_bot_does(asked)
     extra = {name: value for name, value in body.items() if name not in KNOWN and value is not None}
-    rare = {name: value for name, value in extra.items() if name in openai_chat.RARE}
+    rare = {name: value for name, value in extra.items() if name in chat_request.RARE}
     chat = ChatRequest(
         model=model,
         messages=(Message("user", (TextPart(prompt),)),),
         stream=bool(asked.stream),
         include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
         max_tokens=_max_tokens(asked.max_tokens),
-        temperature=openai_chat.temperature_of(asked.temperature),
-        stop=openai_chat.stops_of(asked.stop),
+        temperature=chat_request.temperature_of(asked.temperature),
+        stop=chat_request.stops_of(asked.stop),
         logit_bias=asked.logit_bias or {},
         parameters={name: value for name, value in extra.items() if name not in rare},
         rare=rare,

@@ -19,6 +19,7 @@ from relay.events import FilePart
 from relay.wire import (
     anthropic_messages,
     anthropic_request,
+    chat_request,
     openai_audio,
     openai_chat,
     openai_completions,
@@ -60,7 +61,7 @@ class Wire:
 
 # Some formats have several routes.
 PARSES: dict[str, Wire] = {
-    openai_chat.NAME: Wire(openai_chat.parse, "/v1/chat/completions", examples.CHAT),
+    openai_chat.NAME: Wire(chat_request.parse, "/v1/chat/completions", examples.CHAT),
     openai_responses.NAME: Wire(openai_responses.parse, "/v1/responses", examples.RESPONSES),
     anthropic_messages.NAME: Wire(anthropic_request.parse, "/v1/messages", examples.MESSAGES),
     f"{anthropic_messages.NAME}-count": Wire(

@@ -36,7 +36,7 @@ from relay.events import (
 )
 from relay.upstreams import poe_protocol
 from relay.upstreams.poe_protocol import Uploaded
-from relay.wire import openai_chat
+from relay.wire import chat_request, openai_chat
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -51,12 +51,12 @@ def raw(**fields: Any) -> bytes:
 
 
 def parse(**fields: Any) -> ChatRequest:
-    return openai_chat.parse(raw(**fields))
+    return chat_request.parse(raw(**fields))
 
 
 def refused(body: bytes) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        openai_chat.parse(body)
+        chat_request.parse(body)
     return caught.value
 
 
@@ -647,7 +647,7 @@ def nested(opening: str, closing: str, depth: int) -> bytes:
 def test_it_takes_64_levels_and_no_more(opening: str, closing: str) -> None:
     levels = 63 // len(opening.replace('"a":', ""))
 
-    openai_chat.parse(nested(opening, closing, levels))
+    chat_request.parse(nested(opening, closing, levels))
 
     for depth in (levels + 1, 1000, 100_000):
         assert "deep" in refused(nested(opening, closing, depth)).message
@@ -688,7 +688,7 @@ texts = st.recursive(plain, lambda inner: st.dictionaries(plain, inner, max_size
 @fuzzing
 @given(body=st.dictionaries(plain, texts, max_size=4))
 def test_quotes_and_backslashes_in_texts_are_no_keys(body: dict[str, Any]) -> None:
-    assert openai_chat.parse(raw(metadata=body)).model == "m"
+    assert chat_request.parse(raw(metadata=body)).model == "m"
 
 
 def test_brackets_in_a_text_are_no_depth() -> None:
@@ -804,7 +804,7 @@ def strings_of(value: Any) -> Iterator[str]:
 def parsed_or_refused(body: bytes) -> ChatRequest | None:
     """Nothing but a ChatRequest or a BadRequest that can be told comes out."""
     try:
-        return openai_chat.parse(body)
+        return chat_request.parse(body)
     except BadRequest as exc:
         told = json.dumps(openai_chat.error(exc), ensure_ascii=False, allow_nan=False).encode()
         assert exc.message and len(told) < 4000
