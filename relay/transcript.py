@@ -5,7 +5,7 @@ becomes an answer, and some bots repeat the whole answer with every event. So ev
 four steps, and none of them waits longer than it must:
 
     raw text       what the bot's text is now: Text appends, Replace sets it anew
-    _Reader        parts it into status noise, thoughts and the answer, as it comes
+    Reader         parts it into status noise, thoughts and the answer, as it comes
     _Echo          after a text was told anew: lets through only what goes beyond what was sent
     _References    `![title][ref]` becomes `![title](url)` once the bot has sent the file
 
@@ -17,318 +17,16 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 from msgspec.structs import replace
 
 from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall, one_by_one
+from relay.noise import DEFAULT_NOISE, Noise, patterns_of
 from relay.pieces import MOST_PIECES
+from relay.reader import Reader, Said, Status
 
 Policy = Literal["reasoning", "drop", "buffer", "show"]
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """How a bot's status lines look. Nobody documents them, so every word of it may be set otherwise.
-
-    A status line is a starter, perhaps more words, three dots or an ellipsis, perhaps a progress: "Generating
-    image... 40%". A tick is a starter with "(12s elapsed)" and needs no line of its own. A heading is an emphasised
-    status that begins with one of `headings`; quoted lines below it are the bot's thoughts.
-    """
-
-    starters: tuple[str, ...] = (
-        *("Thinking", "Reasoning", "Generating", "Searching", "Creating", "Processing", "Loading", "Working"),
-        *("Analyzing", "Analysing", "Browsing", "Fetching", "Rendering", "Drawing", "Preparing", "Uploading"),
-        *("思考中", "正在思考", "正在生成", "正在搜索", "正在处理", "生成中", "搜索中"),
-    )
-    headings: tuple[str, ...] = ("Thinking", "Reasoning", "思考中", "正在思考")
-    icons: str = "🤔💭🧠🔍🔎🌐🎨🖼⏳⌛"
-    longest: int = 80
-
-
-DEFAULT_NOISE = Noise()
-
-
-# What the beginning of a line is: status noise, perhaps status noise, or none.
-
-
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    """Status noise at the start of a line. `end` is 0 while it only may become some; `closed` once nothing that
-    follows can change it any more."""
-
-    says: str = ""
-    end: int = 0
-    closed: bool = False
-    is_heading: bool = False
-
-
-_MARKS = 3  # the longest emphasis: ***both***
-_TIME = r"\d[\d.:hmsecond \t]{0,12}"
-_ELAPSED_BEGUN = r"(?:e(?:l(?:a(?:p(?:s(?:ed?)?)?)?)?)?)?"
-_DOTS = r"(?:\.{3,}|…+|。{3,})"
-_WORDS = r"(?:[^\r\n.…。(]|\.(?=[^\s.…。]))*?"
-_PROGRESS = rf"(?:\({_TIME}\)|\(?\d{{1,3}}(?:[.,]\d+)?[ ]?%\)?)?"
-_PROGRESS_BEGUN = r"(?:\((?:\d[^()\r\n]{0,24}\)?)?|\d[\d.,]*[ ]?%?\)?)?"
-_CLOSE = r"(?(em)(?P<close>(?P=em))?)"
-_CLOSE_EARLY = r"(?(em)(?P<early>(?P=em))?)"  # *Thinking...* (12s elapsed)
-
-
-class _Patterns:
-    """The expressions of one `Noise`, made once."""
-
-    def __init__(self, noise: Noise) -> None:
-        # "Thinkings" is no starter, but Chinese has no word ends to look for.
-        words = (re.escape(word) + ("(?![a-z0-9])" if word[-1:].isascii() else "") for word in noise.starters)
-        starters = "|".join(words) or "(?!)"
-        icon = rf"(?:[{re.escape(noise.icons)}]\ufe0f?[ \t]*)?" if noise.icons else ""
-        lead = rf"{icon}(?P<em>\*{{1,{_MARKS}}}|_{{1,{_MARKS}}})?{icon}"
-        status = rf"(?P<says>(?:{starters}){_WORDS}"
-        self.longest = noise.longest
-        self._starters = tuple(word.lower() for word in noise.starters)
-        self._headings = tuple(word.lower() for word in noise.headings)
-        self._lead = re.compile(lead)
-        self._tick = _compile(rf"{lead}(?:{status}{_DOTS}?){_CLOSE_EARLY}[ \t]*)?\({_TIME}elapsed\){_CLOSE}")
-        self._line = _compile(
-            rf"{lead}{status}{_DOTS}){_CLOSE_EARLY}[ \t]*{_PROGRESS}{_CLOSE}[ \t\r]*(?P<stop>\n|\Z)"
-        )
-        self._begun = _compile(
-            rf"{lead}(?:\((?:{_TIME}{_ELAPSED_BEGUN})?\Z"
-            rf"|{status})(?:\.{{1,2}}\Z|。{{1,2}}\Z|{_DOTS}?[*_]*[ \t]*{_PROGRESS_BEGUN}[*_ \t\r]*\Z))"
-        )
-
-    def judge(self, text: str, at: int) -> _Finding | None:
-        """What the line that starts at `at` is. None: no noise, whatever follows."""
-        line = text[at : at + self.longest + _MARKS + 1]
-        return self._find_tick(line) or self._find_line(line) or self._find_beginning(line)
-
-    def _find_tick(self, line: str) -> _Finding | None:
-        match = self._tick.match(line)
-        if match is None or match.end() > self.longest:
-            return None
-        if match["close"] or match["early"]:
-            return self._found(match, match.end(), closed=True)
-        marks, rest = match["em"] or "", line[match.end() :]
-        may_close = len(rest) < len(marks) and marks.startswith(rest)
-        return self._found(match, match.end(), closed=not may_close)
-
-    def _find_line(self, line: str) -> _Finding | None:
-        match = self._line.match(line)
-        if match is None or match.start("stop") > self.longest:
-            return None
-        return self._found(match, match.end(), closed=match["stop"] == "\n")
-
-    def _found(self, match: re.Match[str], end: int, *, closed: bool) -> _Finding:
-        says = (match["says"] or "").replace("*", "").strip(" \t_")
-        is_closed = bool(match["close"] or match["early"])
-        is_heading = is_closed and says.lower().startswith(self._headings)
-        return _Finding(says, end, closed, is_heading)
-
-    def _find_beginning(self, line: str) -> _Finding | None:
-        if len(line) > self.longest:
-            return None
-        lead = self._lead.match(line)
-        word = line[lead.end() if lead else 0 :].lower()
-        if any(starter.startswith(word) for starter in self._starters) or self._begun.match(line):
-            return _Finding()
-        return None
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
-@cache
-def _patterns(noise: Noise) -> _Patterns:
-    return _Patterns(noise)
-
-
-# From the raw text to its parts.
-
-
-@dataclass(frozen=True, slots=True)
-class _Status:
-    """A status line without its numbers, emphasis and line end."""
-
-    line: str
-
-
-_Part = Text | Reasoning | _Status
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_MARGIN = re.compile(r"[ \t\r]*")
-
-
-class _Reader:
-    """Parts a text into status noise, thoughts and the answer, while it grows.
-
-    How the text was cut into chunks makes no difference. Whatever follows the first character of the answer
-    is the answer. `start` is where in the text it starts.
-    """
-
-    def __init__(self, patterns: _Patterns, *, answering: bool = False) -> None:
-        self.answering = answering
-        self.start = 0
-        self._patterns = patterns
-        self._held = ""  # what nobody can tell yet
-        self._at = 0  # how much of it is done with
-        self._read = 0  # where in the whole text it starts
-        self._after_noise = False
-        self._same_line = False  # a tick ended, but not its line
-        self._quoting = False
-        self._line_start = True
-        self._skip_space = False
-        self._breaks = 0  # line ends since the last thought, said only if another one follows
-        self._has_thought = False
-
-    def read(self, chunk: str) -> list[_Part]:
-        if self.answering:
-            return [Text(chunk)]
-        self._held += chunk
-        parts: list[_Part] = []
-        while self._read_quote(parts) if self._quoting else self._read_line(parts):
-            pass
-        self._drop_done()
-        return parts
-
-    def settle(self, *, noise_is_answer: bool) -> list[_Part]:
-        """Decide on what is held, because no more text follows."""
-        if self.answering or self._quoting or not self._held:
-            return []
-        parts: list[_Part] = []
-        status = self.status(headings=True)
-        if status and (self._after_noise or not noise_is_answer):
-            self._at, self._after_noise = len(self._held), True
-            self._drop_done()
-            return [status]
-        if self._after_noise and not self._held.strip(" \t\r\n"):
-            return []
-        self._begin(parts)
-        self._drop_done()
-        return parts
-
-    def status(self, *, headings: bool) -> _Status | None:
-        """The status line that is held, if it is a whole one, were nothing to follow."""
-        if self.answering or self._quoting:
-            return None
-        body = _end(_SPACE, self._held, 0)
-        found = self._patterns.judge(self._held, body) if body < len(self._held) else None
-        if found is None or not found.end or (found.is_heading and not headings):
-            return None
-        return _Status(found.says)
-
-    def _drop_done(self) -> None:
-        self._held = self._held[self._at :]
-        self._read += self._at
-        self._at = 0
-
-    def _begin(self, parts: list[_Part]) -> bool:
-        self.answering = True
-        self.start = self._read + self._at
-        parts.append(Text(self._held[self._at :]))
-        self._at = len(self._held)
-        return False
-
-    def _read_line(self, parts: list[_Part]) -> bool:
-        """Read one status off the held text. False: more text is needed, or the answer has begun."""
-        if self._after_noise:
-            self._skip_blank_lines()
-        body = _end(_SPACE, self._held, self._at)
-        if body - self._at > self._patterns.longest:
-            return self._begin(parts)
-        if body == len(self._held):
-            return False
-        found = self._patterns.judge(self._held, body)
-        if found is None:
-            return self._begin(parts)
-        if not found.closed:
-            return False
-        end = body + found.end
-        if found.is_heading:
-            return self._read_heading(parts, found.says, end)
-        self._take_noise(parts, found.says, end)
-        return True
-
-    def _read_heading(self, parts: list[_Part], says: str, end: int) -> bool:
-        """Whether a heading has quoted lines shows at the next character that is not blank."""
-        following = _end(_SPACE, self._held, end)
-        if following - end > self._patterns.longest:
-            self._take_noise(parts, says, end)
-            return True
-        if following == len(self._held):
-            return False
-        if self._held[following] == ">" and "\n" in self._held[end - 1 : following]:
-            self._at, self._quoting, self._line_start = following, True, True
-            return True
-        self._take_noise(parts, says, end)
-        return True
-
-    def _take_noise(self, parts: list[_Part], says: str, end: int) -> None:
-        self._at, self._after_noise = end, True
-        self._same_line = self._held[end - 1] != "\n"
-        if says:
-            parts.append(_Status(says))
-
-    def _skip_blank_lines(self) -> None:
-        """Past the blanks that part noise from what follows; the indentation of a line is part of the line."""
-        if self._same_line:
-            self._at = _end(_MARGIN, self._held, self._at)
-            if self._held[self._at : self._at + 1] != "\n":
-                return
-            self._same_line = False
-        while True:
-            margin = _end(_MARGIN, self._held, self._at)
-            if margin - self._at > self._patterns.longest or self._held[margin : margin + 1] != "\n":
-                return
-            self._at = margin + 1
-
-    def _read_quote(self, parts: list[_Part]) -> bool:
-        """Read a piece of a quoted line: its start, or as much of its text as there is."""
-        if self._line_start:
-            return self._read_quote_mark()
-        if self._at == len(self._held):
-            return False
-        if self._skip_space:
-            self._skip_space = False
-            self._at += self._held[self._at] == " "
-            return True
-        stop = self._held.find("\n", self._at)
-        end = len(self._held) if stop < 0 else stop
-        if end > self._at:
-            parts.append(Reasoning("\n" * self._breaks + self._held[self._at : end]))
-            self._breaks, self._has_thought = 0, True
-        self._at = end
-        if stop >= 0:
-            self._end_quoted_line(stop)
-        return True
-
-    def _read_quote_mark(self) -> bool:
-        margin = _end(_MARGIN, self._held, self._at)
-        too_far = margin - self._at > self._patterns.longest
-        if margin == len(self._held) and not too_far:
-            return False
-        if not too_far and self._held[margin] == "\n":
-            self._end_quoted_line(margin)
-            return True
-        if too_far or self._held[margin] != ">":
-            self._quoting, self._after_noise, self._same_line = False, True, False
-            return True
-        self._at, self._line_start, self._skip_space = margin + 1, False, True
-        return True
-
-    def _end_quoted_line(self, stop: int) -> None:
-        self._at, self._line_start = stop + 1, True
-        self._breaks += self._has_thought
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
-
-
-# What may be sent.
 
 
 class _Echo:
@@ -429,7 +127,7 @@ class Transcript:
 
     def __init__(self, policy: Policy = "reasoning", *, noise: Noise = DEFAULT_NOISE) -> None:
         self._policy = policy
-        self._patterns = _patterns(noise)
+        self._patterns = patterns_of(noise)
         self._new: list[Event] = []  # what the call at hand gives
         self._raw: list[str] = []
         self._reader = self._make_reader()
@@ -513,8 +211,8 @@ class Transcript:
             self._text.append(text)
             self._flowed.clear()
 
-    def _make_reader(self) -> _Reader:
-        return _Reader(self._patterns, answering=self._policy == "show")
+    def _make_reader(self) -> Reader:
+        return Reader(self._patterns, answering=self._policy == "show")
 
     def _flows(self) -> bool:
         """Whether text may go through untouched."""
@@ -581,14 +279,14 @@ class Transcript:
 
     # What the client is told.
 
-    def _say_parts(self, parts: list[_Part]) -> None:
+    def _say_parts(self, parts: list[Said]) -> None:
         for part in parts:
             match part:
                 case Text(text):
                     self._say_answer(text)
                 case Reasoning(text):
                     self._say_thought(text)
-                case _Status():
+                case Status():
                     self._say_status(part)
 
     def _say_answer(self, text: str) -> None:
@@ -606,7 +304,7 @@ class Transcript:
             self._new.append(Text(text))
         self._pass_on_used_files()
 
-    def _say_status(self, status: _Status | None) -> None:
+    def _say_status(self, status: Status | None) -> None:
         """Once each: bots repeat the same line with other numbers."""
         if status is None or not status.line or self._policy == "drop":
             return
@@ -701,7 +399,7 @@ class Transcript:
 
 def strip_reasoning(text: str) -> str:
     """An assistant's message without what `Transcript` would give as reasoning: for a conversation's history."""
-    reader = _Reader(_patterns(DEFAULT_NOISE))
+    reader = Reader(patterns_of(DEFAULT_NOISE))
     reader.read(text)
     reader.settle(noise_is_answer=True)
     return text[reader.start :] if reader.answering else ""

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay.events import Attachment, Event, Finish, Reasoning, Replace, Text, ToolCall, Words, one_by_one
+from relay.noise import Noise
 from relay.pieces import MOST_PIECES
-from relay.transcript import Noise, Policy, Transcript, strip_reasoning
+from relay.transcript import Policy, Transcript, strip_reasoning
 
 CAT = Attachment("https://files.example/cat.png", "cat.png", "image/png", "ref1")
 CAT_UNREFERENCED = Attachment("https://files.example/cat.png", "cat.png", "image/png")
