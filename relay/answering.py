@@ -81,6 +81,7 @@ class Answer:
         "_first_byte_ms",
         "_go_on",
         "_has_ended",
+        "_has_said",
         "_heard_at",
         "_heartbeat",
         "_is_at_its_end",
@@ -151,6 +152,8 @@ class Answer:
         self._max_tokens = max_tokens
         self._began = began
         self._first_byte_ms: int | None = None
+        # Whether the client was told anything of what came.
+        self._has_said = False
         self._transcript = Transcript()
         # Where no limit depends on how long the answer is, nothing but `max_tokens` ends it.
         self._is_bounded = any(limits.depend_on_the_answer for limits in admission.limits)
@@ -193,8 +196,9 @@ class Answer:
     ) -> Admitted:
         asked = self.admission
         limits = self._directory.limits_of(asked.token_id, asked.user_id, asked.team_id)
+        time_zone = self._directory.time_zone_of(asked.team_id)
         return await self._ledger.change(
-            Change(asked, self.key_id, wanted, candidates, bot, limits, accounting)
+            Change(asked, self.key_id, wanted, candidates, bot, limits, accounting, time_zone)
         )
 
     def _bound_by(self, reservation: Reservation) -> None:
@@ -243,6 +247,7 @@ class Answer:
         if not (self._transcript.lets_through(events) and outlet.is_open() and self._meter.take(events)):
             return False
         self._transcript.let_through(events)
+        self._has_said = True
         outlet.say(events)
         return True
 
@@ -373,6 +378,8 @@ class Answer:
         if self.shape is not None:
             said = self.shape.feed(said)
             self._has_ended = self._has_ended or self.shape.is_over
+        if said:
+            self._has_said = True
         return said
 
     async def _paid(self, events: list[Event]) -> list[Event]:
@@ -514,11 +521,15 @@ class Answer:
         )
 
     def _settlement(self, outcome: str, error_code: str, usage: Usage, total_ms: int) -> Settlement:
-        """What was relayed is charged for. Where nothing came, nothing is, unless the bot ended well and said nothing."""
-        tokens = usage.completion_tokens or self._meter.counted()
-        came = self._first_byte_ms is not None or outcome == "done"
-        if outcome == "failed" and not self.admission.streamed and self._unfit is None:
-            came = False  # the client was told of the failure, and nothing else
+        """What was relayed is charged for. Where nothing was, nothing is, unless the bot ended well and said nothing."""
+        if self._is_charged(outcome):
+            tokens, images = usage.completion_tokens or self._meter.counted(), self._meter.images
+            points, first_byte_ms = (
+                self._rates.points(usage.prompt_tokens, tokens, images),
+                self._first_byte_ms,
+            )
+        else:
+            tokens, images, points, first_byte_ms = 0, 0, 0, None
         return Settlement(
             id=self.admission.id,
             token_id=self.admission.token_id,
@@ -529,13 +540,24 @@ class Answer:
             error_code=error_code[:50],
             finish_reason=self._finish.reason if self._finish else "",
             completion_tokens=tokens,
-            images=self._meter.images,
-            points=self._rates.points(usage.prompt_tokens, tokens, self._meter.images) if came else 0,
+            images=images,
+            points=points,
             bot=self._bot,
-            first_byte_ms=self._first_byte_ms,
+            first_byte_ms=first_byte_ms,
             total_ms=total_ms,
             counts_tokens=self.admission.counts_tokens,
         )
+
+    def _is_charged(self, outcome: str) -> bool:
+        if outcome == "done":
+            return True
+        if self._unfit is not None:  # the bot has said all that it had to say
+            return self._first_byte_ms is not None
+        if self.admission.streamed:
+            return self._has_said
+        # Told of a failure, the client was told nothing else. Who hangs up on an answer that is sent as a whole has had it made:
+        # or whoever hung up before the end would have all of them for nothing.
+        return outcome == "disconnected" and self._first_byte_ms is not None
 
     async def whole(self) -> list[Event]:
         """All of its events, settled; or the RelayError with which it broke off."""

@@ -446,6 +446,66 @@ async def test_a_disconnect_is_charged_for_what_was_relayed(api: Api, cast: Cast
     assert (await meter(f"token:{cast.bob.token.pk}")).in_flight == 0
 
 
+FAILS = ("error", {"allow_retry": False, "text": "boom"})
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("drop", ("replace_response", {"text": "Thinking... (1s elapsed)"})),
+        ("buffer", ("text", {"text": "word " * 50})),
+    ],
+)
+async def test_a_failure_before_the_client_was_told_anything_is_charged_nothing(
+    api: Api, cast: Cast, demo: DemoPoe, policy: str, said: tuple[str, object], stream: bool
+) -> None:
+    demo.script("fails", said, FAILS)
+    await in_database(
+        people.mapping,
+        "fails",
+        "fails",
+        points_per_request=70,
+        points_per_1000_input_tokens=1000,
+        replace_policy=policy,
+    )
+    await limit(cast.bob.token, points_per_day=1000, tokens_per_minute=10_000)
+
+    await api.chat(cast.bob.plain, "fails", stream=stream)
+
+    (record,) = await settled()
+    assert (record.outcome, record.points, record.completion_tokens) == ("failed", 0, 0)
+    assert record.first_byte_ms is None
+    found = await meter(f"token:{cast.bob.token.pk}")
+    assert (found.day_points, found.tokens_level, found.in_flight) == (0, 0, 0)
+
+
+async def test_a_failure_after_a_word_is_charged(api: Api, cast: Cast, demo: DemoPoe) -> None:
+    demo.script("fails", ("text", {"text": "word"}), FAILS)
+    await in_database(people.mapping, "fails", "fails", points_per_request=70)
+
+    await api.chat(cast.bob.plain, "fails", stream=True)
+
+    (record,) = await settled()
+    assert (record.outcome, record.points, record.completion_tokens) == ("failed", 70, 1)
+    assert record.first_byte_ms is not None
+
+
+@pytest.mark.parametrize(("stream", "points"), [(True, 0), (False, 70)])
+async def test_who_hangs_up_pays_for_what_was_relayed_and_for_a_whole_answer_that_was_being_made(
+    api: Api, cast: Cast, demo: DemoPoe, stream: bool, points: int
+) -> None:
+    noise = [("replace_response", {"text": f"Thinking... ({n}s elapsed)"}) for n in range(50)]
+    demo.script("slow", *noise, ("done", {}), delay=0.02)
+    await in_database(people.mapping, "slow", "slow", points_per_request=70, replace_policy="drop")
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(api.chat(cast.bob.plain, "slow", stream=stream), 0.3)
+
+    (record,) = await settled()
+    assert (record.outcome, record.points) == ("disconnected", points)
+
+
 async def test_what_is_settled_and_refused_is_in_the_hours(api: Api, cast: Cast, demo: DemoPoe) -> None:
     await limit(cast.bob.token, requests_per_minute=1)
     await api.chat(cast.bob.plain, "demo-echo")
