@@ -349,6 +349,11 @@ class Directory:
         token, user, team = self.tokens.get(token_id), self.users.get(user_id), self.teams.get(team_id)
         return (token.limits, user.limits, team.limits) if token and user and team else None
 
+    def time_zone_of(self, team_id: int) -> str:
+        """As it is now; empty if the team is gone."""
+        team = self.teams.get(team_id)
+        return team.time_zone if team else ""
+
     def find_exact(self, model: str) -> Mapping | None:
         return self._exact.get(model.casefold())
 

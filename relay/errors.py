@@ -5,6 +5,7 @@ RelayError                      500 internal_error
 │   ├── UserError               400 the bot refused what the user sent (too long, moderation): never the key's fault
 │   ├── UnsupportedMedia        415
 │   ├── TooSlow                 408 its head or body took too long to arrive
+│   ├── BeyondLimit             400 more than a whole limit: no waiting makes it fit
 │   ├── AddressTooLong          414
 │   └── HeadersTooLarge         431
 ├── Unauthenticated             401 no token, unknown token, malformed token: told alike
@@ -87,6 +88,11 @@ class TooSlow(BadRequest):
     status = 408
     code = "request_timeout"
     passes = True
+
+
+class BeyondLimit(BadRequest):
+    code = "tokens_per_minute_exceeded"
+    limit = "tokens_per_minute"
 
 
 class AddressTooLong(BadRequest):

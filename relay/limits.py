@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from msgspec import Struct
@@ -33,6 +33,9 @@ class Limits:
         if requests is tokens is in_flight is None and not any(point is not None for point in points):
             return UNLIMITED
         return cls(_most(requests, MOST_REQUESTS), _most(tokens, MOST_TOKENS), in_flight, *points)
+
+    def without_tokens(self) -> Limits:
+        return replace(self, tokens_per_minute=None)
 
     @property
     def depend_on_the_answer(self) -> bool:

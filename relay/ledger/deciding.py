@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from relay.errors import (
     AllKeysBusy,
-    BadRequest,
+    BeyondLimit,
     BudgetExceeded,
     GivenUp,
     NoKeyAvailable,
@@ -31,6 +31,7 @@ from relay.errors import (
 from relay.ledger import meters as rules
 from relay.ledger import periods
 from relay.ledger.items import (
+    NOT_STARTED,
     Admission,
     Admitted,
     Candidate,
@@ -258,6 +259,9 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     if settlement.points == 0 and settlement.completion_tokens == 0 and settlement.first_byte_ms is None:
         more_tokens -= row.prompt_tokens  # nothing was answered, so nothing was used
     more_points = settlement.points - row.points
+    if settlement.error_code == NOT_STARTED:
+        for meter in found:
+            meter.requests_level = max(0, meter.requests_level - rules.UNIT)
     if more_tokens:
         for meter, counts_tokens in zip(found, settlement.counts_tokens, strict=True):
             if counts_tokens:
@@ -428,13 +432,14 @@ def change_(page: Page, change: Change) -> Answer:
     )
     for meter, its in zip(found, limits, strict=True):
         rules.drain(meter, its, page.now)
+    counting = _as_it_is_counted(change.admission, limits)
     refused: RelayError | None = None
     is_probe = False
     if more.tokens or more.points:
-        periods.turn(token, user, team, change.admission.time_zone, page.now)
+        periods.turn(token, user, team, change.time_zone or change.admission.time_zone, page.now)
         is_own = (change.accounting or row.accounting) == "own"
         its_rules = rules.OWN_EXTENSION_RULES if is_own else rules.EXTENSION_RULES
-        refused = _refusal([_as_of(row, meter) for meter in found], limits, more, its_rules)
+        refused = _refusal([_as_of(row, meter) for meter in found], counting, more, its_rules)
     if refused is None and change.candidates:
         claimed = _change_key(page, row, change.candidates)
         if isinstance(claimed, RelayError):
@@ -445,7 +450,7 @@ def change_(page: Page, change: Change) -> Answer:
         return refused
     if more.points:
         _move_to_running_periods(row, token, user, team)
-    for meter, its in zip(found, limits, strict=True):
+    for meter, its in zip(found, counting, strict=True):
         rules.add_tokens(meter, its, more.tokens)
         add_points(meter, row, more.points)
     row.completion_tokens += more.output_tokens
@@ -455,6 +460,14 @@ def change_(page: Page, change: Change) -> Answer:
     page.changed(found)
     page.updated[row.id] = row
     return Admitted(row.key_id, wanted, NO_RATE_LIMITS, is_probe=is_probe)
+
+
+def _as_it_is_counted(admission: Admission, limits: tuple[Limits, ...]) -> tuple[Limits, ...]:
+    """A limit on tokens that was set since has not counted this request, and does not begin in the middle of it."""
+    return tuple(
+        its if counts or its.tokens_per_minute is None else its.without_tokens()
+        for its, counts in zip(limits, admission.counts_tokens, strict=True)
+    )
 
 
 def _as_of(row: Row, meter: Meter) -> Meter:
@@ -557,21 +570,21 @@ def _duration(seconds: float) -> str:
     return f"{count} {name}{'' if count == 1 else 's'}"
 
 
-def _too_large(admission: Admission) -> BadRequest | None:
+def _too_large(admission: Admission) -> BeyondLimit | None:
     """A request that no waiting would make fit."""
     reservations = admission.reservations
     least = reservations[0] if len(reservations) == 1 else min(reservations, key=TOKENS)
     tokens = least.tokens
-    for whose, limits in zip(WHOSE, admission.limits, strict=True):
-        limit = limits.tokens_per_minute
-        if limit is not None and tokens > limit:
-            return BadRequest(
-                f"This request may need {tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
-                f"{least.output_tokens:,}), more than the whole limit of {whose}: {limit:,} tokens per minute. "
-                "Shorten it, or lower `max_tokens`.",
-                code="tokens_per_minute_exceeded",
-            )
-    return None
+    limited = zip((each.tokens_per_minute for each in admission.limits), WHOSE, strict=True)
+    exceeded = [(limit, whose) for limit, whose in limited if limit is not None and tokens > limit]
+    if not exceeded:
+        return None
+    limit, whose = min(exceeded)
+    return BeyondLimit(
+        f"This request may need {tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
+        f"{least.output_tokens:,}), more than the whole limit of {whose}: {limit:,} tokens per minute. "
+        "Shorten it, or lower `max_tokens`."
+    )
 
 
 def standing(found: list[Meter], limits: tuple[Limits, ...]) -> RateLimits:

@@ -21,6 +21,11 @@ class Stale(Exception):
     """The directory is newer than what this admission rests on: reload, look again, admit again."""
 
 
+# The error code of a request that went nowhere: whoever asked had left, or was told that the database is too slow. It gives
+# back all that it took.
+NOT_STARTED = "not_started"
+
+
 class BadItem(Exception):
     """The database refuses this very item, whatever else is in its batch."""
 
@@ -129,6 +134,8 @@ class Change(Struct, frozen=True):
     limits: tuple[Limits, Limits, Limits] | None = None
     # Empty: as it is.
     accounting: str = ""
+    # The team's, as it is now. Empty: as it was when it was admitted.
+    time_zone: str = ""
 
 
 class Settlement(Struct, frozen=True):

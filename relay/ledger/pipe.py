@@ -52,8 +52,12 @@ class Pipe:
 
     def rollback(self) -> None:
         """End the transaction if there is one."""
-        if self._libpq.transaction_status != TransactionStatus.IDLE:
+        if self.is_in_transaction:
             self.run(("rollback",))
+
+    @property
+    def is_in_transaction(self) -> bool:
+        return self._libpq.transaction_status != TransactionStatus.IDLE
 
     @property
     def is_usable(self) -> bool:

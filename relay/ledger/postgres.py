@@ -155,6 +155,7 @@ class PostgresStore:
             "fallback_application_name": APPLICATION_NAME,
         }
         self._pipe: Pipe | None = None
+        # Meters that were there when a transaction was committed. Almost always they still are.
         self._known: set[str] = set()
 
     def begin(self, meter_ids: Iterable[str], record_ids: Iterable[uuid.UUID]) -> Page:
@@ -162,9 +163,7 @@ class PostgresStore:
         page = self._do(lambda pipe: self._begin(pipe, wanted, ids))
         if len(page.meters) < len(wanted):  # some were removed since
             self._known.clear()
-            self.rollback()
             return self.begin(wanted, ids)
-        self._known.update(wanted)
         return page
 
     def _begin(self, pipe: Pipe, wanted: list[str], ids: list[uuid.UUID]) -> Page:
@@ -172,7 +171,8 @@ class PostgresStore:
         calls: list[Call] = [("make_meters", _json(unknown))] if unknown else []
         calls.append(("read_meters", _array(wanted)))
         calls.append(("read", _array(id_.hex for id_ in ids)) if ids else ("read_no_rows",))
-        meters, read = pipe.run(("begin",), *calls)[-2:]
+        given_up: list[Call] = [("rollback",)] if pipe.is_in_transaction else []
+        meters, read = pipe.run(*given_up, ("begin",), *calls)[-2:]
         version, now, rows = READ.decode(read or b"")
         return Page(
             process=self.process,
@@ -189,6 +189,7 @@ class PostgresStore:
             self.rollback()
             raise BadItem(type(exc).__name__) from exc
         self._do(lambda pipe: pipe.run(*calls, ("commit",)))
+        self._known.update(page.meters)
 
     def rollback(self) -> None:
         if self._pipe is None:

@@ -33,6 +33,10 @@ OPEN_BY_OWNER = " UNION ALL ".join(
     f"SELECT '{kind}:' || {kind}_id AS id FROM relay_usagerecord WHERE outcome = 'open'"  # noqa: S608
     for kind in ("token", "user", "team", "key")
 )
+SLOTS_WITHOUT_A_METER = (
+    f"SELECT id, count(*) FROM ({OPEN_BY_OWNER}) AS each_open "  # noqa: S608
+    "WHERE id NOT IN (SELECT id FROM relay_meter) GROUP BY id ORDER BY id"
+)
 # Meters whose slots are not those of the open records: one statement, so that it sees both as of one moment.
 WRONG_SLOTS = f"""
 SELECT m.id, m.in_flight, coalesce(o.n, 0) AS open FROM relay_meter m

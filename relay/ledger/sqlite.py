@@ -122,6 +122,8 @@ class SqliteStore:
 
     def begin(self, meter_ids: Iterable[str], record_ids: Iterable[uuid.UUID]) -> Page:
         wanted, ids = sorted(meter_ids), list(record_ids)
+        if self._connection is not None and self._connection.in_transaction:
+            self.rollback()
         connection = self._begin()
         try:
             page = self._read(connection, wanted, ids)
@@ -130,7 +132,6 @@ class SqliteStore:
             raise
         if len(page.meters) < len(wanted):  # some were removed since
             self._made.clear()
-            self.rollback()
             return self.begin(wanted, ids)
         self._made.update(wanted)
         return page

@@ -29,7 +29,10 @@ class Store(Protocol):
     process: str
 
     def begin(self, meter_ids: Iterable[str], record_ids: Iterable[uuid.UUID]) -> Page:
-        """Begin a transaction, lock these meters (in order; those that are missing are made) and read these records."""
+        """Begin a transaction, lock these meters (in order; those that are missing are made) and read these records.
+
+        One that is under way is given up first, which is no further round trip.
+        """
 
     def commit(self, page: Page) -> None:
         """Write what of the page changed, and end the transaction."""

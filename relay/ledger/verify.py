@@ -91,7 +91,7 @@ def verify() -> Verified:
         differences = [
             *_wrong_slots(cursor),
             *(said for meter in meters for said in periods.differences(meter)),
-            *periods.without_a_meter({meter.id for meter in meters}),
+            *periods.counted_by_no_meter({meter.id: meter for meter in meters}),
             *_wrong_hours(cursor, pruned_before),
             *days.differences(),
         ]
@@ -118,6 +118,8 @@ def _rows(cursor: CursorWrapper, statement: str, *parameters: Any) -> list[tuple
 def _wrong_slots(cursor: CursorWrapper) -> Iterator[str]:
     for id_, said, right in _rows(cursor, sql.WRONG_SLOTS):
         yield f"{id_}: the meter says {said} requests in flight, there are {right} open records"
+    for id_, number in _rows(cursor, sql.SLOTS_WITHOUT_A_METER):
+        yield f"{id_}: no meter, and {number} open records"
 
 
 # Points.
@@ -151,11 +153,18 @@ class _Periods:
         if self._has_all_records(meter.month_ends, LONGEST_MONTH):
             yield from _difference(meter.id, "month", meter.month_ends, meter.month_points, self._months)
 
-    def without_a_meter(self, known: set[str]) -> Iterator[str]:
+    def counted_by_no_meter(self, meters: dict[str, Meter]) -> Iterator[str]:
+        """Of a period that is not over: until then, a meter that began to count in it stays with it."""
         for period, sums in (("day", self._days), ("month", self._months)):
             for (id_, ends), points in sorted(sums.items()):
-                if points and ends > self._now and id_ not in known:
-                    yield f"{id_}: no meter, and {points} points by the records of the {_period(period, ends)}"
+                if not points or ends <= self._now:
+                    continue
+                meter = meters.get(id_)
+                by_its_records = f"{points} points by the records of the {_period(period, ends)}"
+                if meter is None:
+                    yield f"{id_}: no meter, and {by_its_records}"
+                elif (counts := meter.day_ends if period == "day" else meter.month_ends) != ends:
+                    yield f"{id_}: {by_its_records}, and the meter counts the {_period(period, counts)}"
 
     def _has_all_records(self, ends: int, longest: int) -> bool:
         """Nothing is pruned of a period that is not over; of one that is over, if it began after what was pruned."""

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from itertools import filterfalse
 from pathlib import Path
 
-from relay.errors import AllKeysBusy, RateLimited, Unavailable
+from relay.errors import AllKeysBusy, BeyondLimit, RateLimited, RelayError, Unavailable
 from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide, too_slow
-from relay.ledger.items import Admission, Admitted, BadItem, Change, Settlement, Settling
+from relay.ledger.items import NOT_STARTED, Admission, Admitted, BadItem, Change, Settlement, Settling
 from relay.ledger.rollups import hour_of
 from relay.ledger.spool import Orphan, Spool
 from relay.ledger.store import Conflict, OpenRecord, Store
@@ -224,7 +224,9 @@ class Ledger:
                 # A bug must not stop the ledger for good.
                 log.exception("the ledger failed", exc_info=exc)
                 waiting = [item for item in items if isinstance(item, _Waiting)]
-                self._answer(waiting, [Unavailable("The relay failed on this request.")] * len(waiting))
+                self._answer(
+                    waiting, [Unavailable("The relay failed on this request.", retry_after=2)] * len(waiting)
+                )
             if None in items:
                 self._end()
                 return
@@ -334,11 +336,9 @@ class Ledger:
                     break
                 # What is settled may be what it lacked. It is all that is unsettled now, and all of the batch's settlements, which
                 # are the list by which `_write` counts what is done with: nobody is patient while anything else is to be settled.
-                self._store.rollback()
                 batch.settlements += self._take_in(self._with_the_patient([]))
                 meter_ids |= batch.meter_ids()
             except MissingMeters as exc:
-                self._store.rollback()
                 meter_ids |= exc.ids
             except Exception as exc:
                 self._store.rollback()
@@ -397,7 +397,7 @@ class Ledger:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting, Answer]]] = defaultdict(list)
         for each, answer in zip(waiting, answers, strict=True):
             by_loop[each.loop].append((each, answer))
-            if isinstance(answer, RateLimited) and isinstance(each.item, Admission):
+            if isinstance(answer, (RateLimited, BeyondLimit)) and isinstance(each.item, Admission):
                 self._count_refusal(each.item, answer)
         for loop, told in by_loop.items():
             try:
@@ -411,7 +411,7 @@ class Ledger:
         for waiting, answer in told:
             waiting.answer(answer)
 
-    def _count_refusal(self, admission: Admission, refusal: RateLimited) -> None:
+    def _count_refusal(self, admission: Admission, refusal: RateLimited | BeyondLimit) -> None:
         if isinstance(refusal, AllKeysBusy) and refusal.may_pass_within(admission.queue_seconds):
             return  # it asks again
         hour = hour_of(datetime.now(UTC))
@@ -471,7 +471,7 @@ class Ledger:
                 try:
                     self._commit(batch)
                 except BadItem:
-                    batch.answers = [Unavailable("This request could not be written down.", retry_after=None)]
+                    batch.answers = [RelayError("This request could not be written down.")]
                 self._answer(left[:1], batch.answers)
                 left.pop(0)
         except Exception as exc:
@@ -621,6 +621,6 @@ def _nothing_happened(admission: Admission) -> Settlement:
         team_id=admission.team_id,
         key_id=admission.candidates[0].key_id if admission.candidates else 0,
         outcome="failed",
-        error_code="not_started",
+        error_code=NOT_STARTED,
         counts_tokens=admission.counts_tokens,
     )

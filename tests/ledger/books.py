@@ -91,6 +91,8 @@ class Books:
         for whose, limits in zip(record.owners, of.limits, strict=True):
             if limits.tokens_per_minute is not None:
                 self._bucket(self.tokens, whose).add(used - record.tokens, self.now, limits.tokens_per_minute)
+            if item.error_code == "not_started" and limits.requests_per_minute is not None:
+                self._bucket(self.requests, whose).add(-1, self.now, limits.requests_per_minute)
         record.outcome, record.tokens, record.points = item.outcome, used, item.points
 
     def change(self, item: Change) -> Expected:
@@ -122,7 +124,7 @@ class Books:
             return Expected("Unavailable")
         least = min(each.tokens for each in item.reservations)
         if any(its.tokens_per_minute is not None and least > its.tokens_per_minute for its in item.limits):
-            return Expected("BadRequest")
+            return Expected("BeyondLimit")
         record = Record(item, 0, 0, self.today(), 0, 0)
         refused = None
         for wanted in item.reservations:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from relay.errors import (
     AllKeysBusy,
-    BadRequest,
+    BeyondLimit,
     BudgetExceeded,
     NoKeyAvailable,
     RateLimited,
@@ -230,7 +230,7 @@ def test_what_is_larger_than_a_whole_minute_is_the_clients_fault(
         desk.admit(one)
         return
     refused = desk.refuse(one)
-    assert type(refused) is BadRequest and refused.code == "tokens_per_minute_exceeded"
+    assert type(refused) is BeyondLimit and refused.code == "tokens_per_minute_exceeded"
     assert "101" in refused.message and "100" in refused.message and refused.retry_after is None
 
 
@@ -566,6 +566,49 @@ def test_a_change_does_not_give_back_what_a_limit_set_meanwhile_has_counted(
     assert isinstance(desk.refuse(replace(limited, id=uuid.uuid4())), RateLimited)
 
 
+def test_a_limit_on_tokens_that_was_set_meanwhile_does_not_begin_in_the_middle_of_a_request(
+    desk: Desk,
+) -> None:
+    old = admission(reservation(points=2, output=100), of_user=Limits(points_per_day=100))
+    desk.admit(old)
+    limits = (UNLIMITED, Limits(points_per_day=100, tokens_per_minute=1000), UNLIMITED)
+
+    answer = desk.change(change(old, reservation(points=9, output=5000), limits=limits))
+
+    assert isinstance(answer, Admitted) and desk.meters["user:1"].tokens_level == 0
+    desk.settle(settlement(old, points=3, completion_tokens=110))
+    assert desk.meters["user:1"].tokens_level == 0 and desk.points() == {(3, 3)}
+
+
+def test_a_day_that_an_answer_begins_is_one_of_the_time_zone_as_it_is_now(desk: Desk) -> None:
+    one = admission(reservation(points=10), of_team=Limits(points_per_day=100))
+    desk.admit(one)
+    desk.now += DAY // 2 + SECOND  # midnight in UTC is over, and it is eight in Shanghai
+
+    desk.change(change(one, reservation(points=11), time_zone="Asia/Shanghai"))
+
+    ends = datetime.fromtimestamp(desk.meters["team:1"].day_ends, UTC)
+    assert ends == datetime(2026, 5, 14, 16, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("limits", "whose"),
+    [
+        ({"of_token": 1000, "of_team": 500}, "the team: 500 tokens per minute"),
+        ({"of_token": 500, "of_user": 1000}, "this access token: 500 tokens per minute"),
+        ({"of_user": 2005, "of_team": 2004}, "the team: 2,004 tokens per minute"),
+    ],
+)
+def test_what_is_larger_than_a_whole_limit_is_told_the_tightest(
+    limits: dict[str, int], whose: str, desk: Desk
+) -> None:
+    of = {name: Limits(tokens_per_minute=limit) for name, limit in limits.items()}
+    refused = desk.refuse(admission(reservation(output=2000, prompt=5), **of))
+    assert isinstance(refused, BeyondLimit)
+    assert "may need 2,005 tokens" in refused.message and f"the whole limit of {whose}" in refused.message
+    assert desk.page.is_unchanged
+
+
 # Settling.
 
 
@@ -585,11 +628,16 @@ def test_a_settlement_leaves_what_was_used(outcome: str, desk: Desk) -> None:
     assert desk.sums == {key_of(row): [*contribution(row)]}
 
 
-def test_what_never_began_gives_everything_back_but_the_request(desk: Desk) -> None:
+def test_what_never_began_gives_everything_back(desk: Desk) -> None:
     one = admission(reservation(points=10, output=200, prompt=20), of_user=Limits(5, 1000, 3, 100, 1000))
     desk.admit(one)
+    assert desk.meters["user:1"].requests_level == UNIT
     desk.settle(not_started(one))
     assert desk.points() == {(0, 0)} and desk.tokens() == {0} and desk.in_flight() == {}
+    assert desk.meters["user:1"].requests_level == 0
+    # A request that failed upstream was asked.
+    desk.admit(two := replace(one, id=uuid.uuid4()))
+    desk.settle(settlement(two, "failed", points=0, completion_tokens=0, first_byte_ms=None))
     assert desk.meters["user:1"].requests_level == UNIT
 
 

@@ -343,8 +343,8 @@ async def test_bad_items_are_refused_and_not_their_batch(ledger: Ledger) -> None
     assert written >= {each.id for each in good}
     for each, answer in zip(bad, found[1::2], strict=True):
         assert isinstance(answer, Admitted) is (each.id in written)
-        assert isinstance(answer, Admitted | Unavailable)
-    assert {type(each) for each in found[1::2]} >= {Unavailable}
+        assert isinstance(answer, Admitted | RelayError)
+    assert {type(each) for each in found[1::2]} >= {RelayError}
 
 
 async def test_a_twin_is_refused(ledger: Ledger) -> None:
@@ -352,7 +352,7 @@ async def test_a_twin_is_refused(ledger: Ledger) -> None:
     await ledger.admit(base)
     good = copies(base, 4)
     found = await answers(ledger, [*good[:2], base, *good[2:]])
-    assert [type(each) for each in found] == [Admitted, Admitted, Unavailable, Admitted, Admitted]
+    assert [type(each) for each in found] == [Admitted, Admitted, RelayError, Admitted, Admitted]
 
 
 BAD_SETTLEMENTS: list[dict[str, Any]] = [

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from relay.directory import read_version
 from relay.errors import Unavailable
-from relay.ledger import Admission, Admitted, Ledger, opening, postgres, writer
+from relay.ledger import Admission, Admitted, Ledger, opening, pipe, postgres, writer
 from relay.limits import Limits
 from relay.models import Meter, UsageRecord
 from tests.conftest import in_database
@@ -130,6 +130,69 @@ async def clean(ledger: Ledger) -> None:
     await in_database(look)
     assert ledger.spool_bytes == 0
     assert isinstance(await ask(ledger, await admission()), Admitted)
+
+
+# Round trips.
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of statements in each round trip to the server."""
+    made: list[int] = []
+    plain = pipe.Pipe._synchronize
+
+    def counted(self: pipe.Pipe, count: int) -> Any:
+        made.append(count)
+        return plain(self, count)
+
+    monkeypatch.setattr(pipe.Pipe, "_synchronize", counted)
+    # No heartbeat while they are counted, and no settlement that goes by itself.
+    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 300.0)
+    monkeypatch.setattr(writer, "PATIENT_SECONDS", 300.0)
+    return made
+
+
+async def written(ledger: Ledger) -> None:
+    assert await asyncio.to_thread(ledger.flush, 5)
+
+
+async def test_a_batch_takes_two_round_trips(primed: Any, trips: list[int]) -> None:
+    ledger, one = await primed()
+    trips.clear()
+
+    await ledger.admit(one)
+    assert len(trips) == 2
+    ledger.settle(settlement(one))
+    await written(ledger)
+    assert len(trips) == 4
+
+
+async def test_an_admission_that_needs_what_a_waiting_settlement_gives_back_takes_three(
+    primed: Any, trips: list[int]
+) -> None:
+    ledger, one = await primed()
+    scarce = {"of_user": Limits(requests_in_flight=1)}
+    first, second = [replace(await admission(**scarce), id=uuid.uuid4()) for _ in range(2)]
+    await ledger.admit(first)
+    ledger.settle(settlement(first), may_wait=True)
+    trips.clear()
+
+    assert isinstance(await ask(ledger, second), Admitted)
+
+    assert len(trips) == 3
+
+
+async def test_a_settlement_of_a_key_that_was_never_used_takes_three(primed: Any, trips: list[int]) -> None:
+    """It names another key than its record has: that one's meter is known after the record is read."""
+    ledger, one = await primed()
+    await ledger.admit(one)
+    trips.clear()
+
+    ledger.settle(replace(settlement(one), key_id=2))
+    await written(ledger)
+
+    assert len(trips) == 3
+    assert not await in_database(lambda: UsageRecord.objects.filter(outcome="open").exists())
 
 
 # Locks.

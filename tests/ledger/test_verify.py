@@ -100,6 +100,19 @@ WRONG = [
         "DELETE FROM relay_meter WHERE id = 'team:1'",
         "team:1: no meter, and 51 points by the records of the day that ends at ",
     ),
+    (
+        "UPDATE relay_meter SET day_ends = 0, day_points = 0 WHERE id = 'user:1'",
+        "and the meter counts the day that ends at 1970-01-01 00:00 UTC",
+    ),
+    (
+        "UPDATE relay_meter SET month_ends = month_ends - 86400, month_points = 0 WHERE id = 'token:1'",
+        "token:1: 51 points by the records of the month that ends at ",
+    ),
+    (
+        "UPDATE relay_meter SET day_ends = day_ends + 86400, day_points = 0 WHERE id = 'team:1'",
+        "team:1: 51 points by the records of the day that ends at ",
+    ),
+    ("DELETE FROM relay_meter WHERE id = 'key:1'", "key:1: no meter, and 1 open records"),
 ]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from relay.errors import AllKeysBusy, NoKeyAvailable, RateLimited, RelayError, Unavailable
+from relay.errors import AllKeysBusy, BeyondLimit, NoKeyAvailable, RateLimited, RelayError, Unavailable
 from relay.ledger import Admission, Admitted, BadItem, Settlement, Stale, writer
 from relay.ledger.deciding import Page
 from relay.ledger.meters import Meter
@@ -137,22 +137,30 @@ async def test_a_full_loop_is_asked_for_less_often(kept: Make, monkeypatch: pyte
     assert (await written_together(loop_is_full=False))[-2:] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("limits", "error", "limited"),
+    [
+        (Limits(requests_in_flight=0), RateLimited, "requests_in_flight"),
+        (Limits(tokens_per_minute=14), BeyondLimit, "tokens_per_minute"),
+    ],
+    ids=str,
+)
 async def test_a_refusal_writes_nothing_and_is_counted_once(
-    kept: Make, monkeypatch: pytest.MonkeyPatch
+    kept: Make, monkeypatch: pytest.MonkeyPatch, limits: Limits, error: type[RelayError], limited: str
 ) -> None:
     monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.05)
     here = kept()
-    none = admission(of_user=Limits(requests_in_flight=0))
+    none = admission(of_user=limits)
     before = len(here.store.rows)
 
     for answer in await answers(here, *[none] * 3):
-        assert isinstance(answer, RateLimited)
+        assert isinstance(answer, error)
 
     assert len(here.store.rows) == before
     assert wait_for(lambda: sum(here.store.refusals.values()) >= 3, 2)
     await asyncio.sleep(0.15)
     (((_hour, *who), count),) = here.store.refusals.items()
-    assert (who, count) == ([1, 1, 1, "requests_in_flight"], 3)
+    assert (who, count) == ([1, 1, 1, limited], 3)
 
 
 async def test_where_the_loop_hears_at_once_nobody_is_waited_for(kept: Make) -> None:
@@ -721,7 +729,7 @@ async def test_a_bad_admission_is_refused_and_not_its_batch(kept: Make) -> None:
     found = await batch(here, *good[:2], bad, *good[2:], settled=[settlement(earlier)])
     assert await here.flushed()
 
-    assert [type(each) for each in found] == [Admitted, Admitted, Unavailable, *[Admitted] * 3]
+    assert [type(each) for each in found] == [Admitted, Admitted, RelayError, *[Admitted] * 3]
     assert here.store.outcome(earlier)[0] == "done"
     assert {row.id for row in here.store.rows.values()} == {earlier.id, *(each.id for each in good)}
 
@@ -821,7 +829,7 @@ async def test_a_batch_that_cannot_be_decided_is_taken_apart(
     with caplog.at_level(logging.CRITICAL):
         found = await batch(here, bad, good, settled=[])
 
-    assert [type(each) for each in found] == [Unavailable, Admitted]
+    assert [type(each) for each in found] == [RelayError, Admitted]
     assert here.is_running()
 
 
