@@ -37,6 +37,10 @@ def tell(visit: Visit) -> None:
         listener(visit)
 
 
+# As a visit has it that has had no answer.
+NOT_ANSWERED = 0
+
+
 def refused(
     *,
     request_id: str,
@@ -47,10 +51,11 @@ def refused(
     error_code: str = "",
     sent_bytes: int = 0,
 ) -> None:
-    """A request ended that no application has seen."""
+    """A request ended that no application has seen; with NOT_ANSWERED, because its client left."""
     visit = Visit(request_id, _text(method), _text(path), address, status=status, error_code=error_code)
     visit.sent_bytes = sent_bytes
-    visit.first_byte_at = visit.began
+    if status != NOT_ANSWERED:
+        visit.first_byte_at = visit.began
     tell(visit)
 
 

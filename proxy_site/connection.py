@@ -24,8 +24,9 @@ from twisted.internet.address import IPv4Address
 from twisted.web import http
 
 from proxy_site import access_log, framing
+from proxy_site.access_log import NOT_ANSWERED
 from proxy_site.bodies import SMALL_PAGE_BYTES, Bodies, Share
-from proxy_site.lean import CORS, client_address, is_trusted, named
+from proxy_site.lean import CORS, UNTOLD_PORT, client_address, is_trusted, named
 from proxy_site.replies import DirectReply
 from relay.api.answers import error_response
 from relay.api.dialects import VERSION, Dialect, spoken
@@ -138,8 +139,7 @@ class HardenedRequest(DirectReply):
         # Only Daphne's own command line may set it; a client that sends it would choose the site's root path.
         self.requestHeaders.removeHeader(b"daphne-root-path")
         if self.channel.is_behind_proxy():
-            # Its port is not told.
-            self.client = IPv4Address("TCP", self.channel.client_address(self), 0)
+            self.client = IPv4Address("TCP", self.channel.client_address(self), UNTOLD_PORT)
         body = self.content
         processed = super().process()
         if not body.closed:
@@ -228,6 +228,8 @@ class HardenedChannel(http.HTTPChannel):
         self.factory.watched.discard(self)
         self._stop_introducing()
         self.can_write.set()
+        if self._phase is Phase.BODY:
+            self._tell(new_request_id(), NOT_ANSWERED)
         super().connectionLost(reason)
 
     def _wait_for(self, phase: Phase) -> None:
@@ -395,10 +397,20 @@ class HardenedChannel(http.HTTPChannel):
         if self._introducing is not None:
             # All of it came together: the application asks for itself, and must learn when the client leaves.
             self._stop_introducing()
+            self._owes_continue = False
             self._networkProducer.resumeProducing()
         self._head_bytes = 0
         self._wait_for(Phase.ANSWER)
         super().allContentReceived()
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Twisted looks at the first field only, and parts it at blanks."""
+        fields = request.requestHeaders.getRawHeaders(b"connection")
+        if version == b"HTTP/1.1" and not (fields and b"close" in framing.tokens(b",".join(fields))):
+            return True
+        if version == b"HTTP/1.1":
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+        return False
 
     def requestDone(self, request: Any) -> None:
         # First: what is parsed then may be the head of the next request.
@@ -499,17 +511,21 @@ class HardenedChannel(http.HTTPChannel):
         method, request_id = getattr(self, "_command", b""), new_request_id()
         answer = bare_refusal(exc, self._dialect(), request_id, with_body=method != b"HEAD")
         self.transport.write(answer)
-        access_log.refused(
-            request_id=request_id,
-            method=method,
-            path=getattr(self, "_path", b"").partition(b"?")[0],
-            address=self.client_address(self.requests[-1]) if self.requests else self.getPeer().host,
-            status=exc.status,
-            error_code=exc.code,
-            sent_bytes=len(answer.partition(b"\r\n\r\n")[2]),
-        )
+        self._tell(request_id, exc.status, exc.code, len(answer.partition(b"\r\n\r\n")[2]))
         self.transport.loseWriteConnection()
         self._networkProducer.resumeProducing()
+
+    def _tell(self, request_id: str, status: int, error_code: str = "", sent_bytes: int = 0) -> None:
+        """Of a request that no application sees."""
+        access_log.refused(
+            request_id=request_id,
+            method=getattr(self, "_command", b""),
+            path=getattr(self, "_path", b"").partition(b"?")[0],
+            address=self.client_address(self.requests[-1]) if self.requests else self.getPeer().host,
+            status=status,
+            error_code=error_code,
+            sent_bytes=sent_bytes,
+        )
 
     def _dialect(self) -> Dialect:
         """What is known of the request so far says in whose words it is refused."""

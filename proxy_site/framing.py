@@ -27,6 +27,8 @@ TRAILER = re.compile(rb"%b:[^\r\n\0]*" % _NAME)
 MOST_DIGITS = 18
 # Which one counts is anybody's guess.
 ONCE = (b"host", b"authorization", b"content-type", b"content-length", b"transfer-encoding")
+# Sixteen bytes.
+WEB_SOCKET_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 # By these a body's end is known.
 LENGTHS = (b"content-length", b"transfer-encoding")
 
@@ -72,12 +74,12 @@ def why_not(method: bytes, target: bytes, version: bytes, headers: Any) -> Relay
     for coding in headers.getRawHeaders(b"content-encoding") or ():
         if coding.strip().lower() not in (b"", b"identity"):
             return UnsupportedMedia("Send the body as it is, without Content-Encoding.")
-    return _why_not_upgrade(path_of(target), headers)
+    return _why_not_upgrade(method, path_of(target), version, headers)
 
 
-def _why_not_upgrade(path: str, headers: Any) -> RelayError | None:
+def _why_not_upgrade(method: bytes, path: str, version: bytes, headers: Any) -> RelayError | None:
     """Only WebSocket is anything to us. A client that could also speak HTTP/2 (Java's says so each time) goes on without."""
-    wanted = headers.getRawHeaders(b"upgrade") or ()
+    wanted: list[bytes] = headers.getRawHeaders(b"upgrade") or []
     if not any(b"websocket" in protocol.lower() for protocol in wanted):
         return None
     if is_api(path):
@@ -86,4 +88,27 @@ def _why_not_upgrade(path: str, headers: Any) -> RelayError | None:
         )
     if len(wanted) > 1 or headers.hasHeader(b"content-length") or headers.hasHeader(b"transfer-encoding"):
         return BadRequest("A WebSocket begins without a body.", code="unsupported_upgrade")
+    if wanted[0].lower() == b"websocket" and not _begins_web_socket(method, version, headers):
+        return BadRequest(
+            "A WebSocket begins with GET, HTTP/1.1, Connection: Upgrade, Sec-WebSocket-Version: 13 and one "
+            "Sec-WebSocket-Key.",
+            code="unsupported_upgrade",
+        )
     return None
+
+
+def _begins_web_socket(method: bytes, version: bytes, headers: Any) -> bool:
+    keys: list[bytes] = headers.getRawHeaders(b"sec-websocket-key") or []
+    connection = b",".join(headers.getRawHeaders(b"connection") or ())
+    return (
+        (method, version) == (b"GET", b"HTTP/1.1")
+        and len(keys) == 1
+        and WEB_SOCKET_KEY.fullmatch(keys[0]) is not None
+        and headers.getRawHeaders(b"sec-websocket-version") == [b"13"]
+        and b"upgrade" in tokens(connection)
+    )
+
+
+def tokens(value: bytes) -> set[bytes]:
+    """Of a list with commas, in small letters."""
+    return {token.strip(b" \t").lower() for token in value.split(b",")}

@@ -13,7 +13,7 @@ import msgspec
 
 from proxy_site.config import Server
 from proxy_site.draining import draining
-from proxy_site.lean import Scope, Send, client_address, is_trusted
+from proxy_site.lean import Scope, Send, is_told_by_proxy, is_trusted
 from proxy_site.metrics import CONTENT_TYPE, Metrics
 from relay.errors import Unavailable
 from relay.pipeline import Relay
@@ -106,7 +106,6 @@ class MetricsPage:
     def __init__(self, metrics: Metrics, server: Server) -> None:
         self._metrics = metrics
         self._networks = [ipaddress.ip_network(each) for each in server.metrics_networks]
-        self._trusted = [ipaddress.ip_network(each) for each in server.trusted_proxies]
 
     async def page(self, scope: Scope, send: Send) -> int:
         if not self._may_see(scope):
@@ -115,13 +114,11 @@ class MetricsPage:
         return await respond(scope, send, 200, CONTENT_TYPE, await asyncio.to_thread(self._metrics.page))
 
     def _may_see(self, scope: Scope) -> bool:
-        address = client_address(scope, self._trusted)
-        if not is_trusted(address, self._networks):
+        if not scope.get("client") or not is_trusted(scope["client"][0], self._networks):
             return False
         # A proxy that nobody configured would make everybody look like a neighbour.
-        peer = scope["client"][0] if scope.get("client") else ""
         is_forwarded = any(name in FORWARDED for name, _value in scope["headers"])
-        return not is_forwarded or is_trusted(peer, self._trusted)
+        return not is_forwarded or is_told_by_proxy(scope)
 
 
 async def respond(scope: Scope, send: Send, status: int, content_type: str, body: bytes) -> int:

@@ -35,6 +35,8 @@ Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
 
 LIMITED = ("requests", "tokens")
+# No connection comes from it.
+UNTOLD_PORT = 0
 # What a page in a browser may read of an answer.
 EXPOSED = ", ".join(
     (
@@ -234,16 +236,40 @@ def _preflight(scope: Scope) -> list[tuple[bytes, bytes]]:
 
 
 def client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
-    """Where the request comes from: the peer, or the right-most hop that no trusted proxy vouches for."""
+    """Where the request comes from: the peer, or the right-most hop that no trusted proxy vouches for. Whoever wrote a hop that
+    is no address has not said more than where he is himself.
+    """
     peer = scope["client"][0] if scope.get("client") else ""
     if not trusted or not is_trusted(peer, trusted):
         return peer
     forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
     hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
+    nearest = peer
     for hop in reversed(hops):
-        if not is_trusted(hop, trusted):
-            return hop
-    return hops[0] if hops else peer
+        address = _address(hop)
+        if address is None:
+            break
+        nearest = address
+        if not is_trusted(address, trusted):
+            break
+    return nearest
+
+
+def is_told_by_proxy(scope: Scope) -> bool:
+    """Whether a trusted proxy has said who asks. `HardenedRequest` has put that in the peer's place, and a port is not told."""
+    return bool(scope.get("client")) and scope["client"][1] == UNTOLD_PORT
+
+
+def _address(hop: str) -> str | None:
+    """Without the port that some proxies write, which is another one each time; None if it is no address."""
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        return str(ipaddress.ip_address(hop))
+    except ValueError:
+        return None
 
 
 def is_trusted(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

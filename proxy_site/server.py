@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any
 
 from daphne.server import Server
-from daphne.ws_protocol import WebSocketProtocol
 from twisted.internet import defer, reactor
 from twisted.logger import (
     FilteringLogObserver,
@@ -32,6 +31,7 @@ from proxy_site.accepting import AcceptingPort
 from proxy_site.bodies import Bodies
 from proxy_site.connection import HardenedFactory
 from proxy_site.draining import draining
+from proxy_site.web_sockets import HardenedWebSocket
 from proxy_site.workers import Seat
 
 log = logging.getLogger(__name__)
@@ -107,13 +107,14 @@ class RelayServer(Server):
         self._notice_seconds = drain_notice_seconds
         self._at_exit = at_exit
         self._ready = ready
-        self._is_leaving = False
+        self.is_leaving = False
         self._accepts_until = 0.0
         self._stop_at = math.inf
 
     def _listen(self) -> None:
         hear_failures()
         self.http_factory = HardenedFactory(self, self._bodies, reactor)
+        self.ws_factory.protocol = HardenedWebSocket
         self._port = AcceptingPort.on(self._socket, self.http_factory, self._seat, reactor)
         self.listeners.append(defer.succeed(self._port))
         self._socket.close()
@@ -147,17 +148,17 @@ class RelayServer(Server):
     def _leave(self, grace: float, notice: float) -> None:
         now = time.monotonic()
         self._stop_at = min(self._stop_at, now + notice + grace)
-        if self._is_leaving:
+        if self.is_leaving:
             return
-        self._is_leaving = True
+        self.is_leaving = True
         self._accepts_until = now + notice
+        # First: whatever else fails here, the server stops.
+        reactor.stop()
         for connection in self._port.connections:
             connection.end_with_this_answer()
         for protocol in tuple(self.connections):
-            if isinstance(protocol, WebSocketProtocol):
-                # It would hold up the drain to its end. The page connects again.
-                protocol.serverClose()
-        reactor.stop()
+            if isinstance(protocol, HardenedWebSocket):
+                protocol.leave()
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Inbox | None:
         """As Daphne's own does, but what has ended well is forgotten at once: there may be thousands in a second."""
@@ -182,7 +183,7 @@ class RelayServer(Server):
         details = self.connections.get(protocol)
         if details is None or "disconnected" in details:
             return
-        if self._is_leaving and message["type"] == "http.response.start" and protocol.channel is not None:
+        if self.is_leaving and message["type"] == "http.response.start" and protocol.channel is not None:
             protocol.channel.persistent = False
             protocol.responseHeaders.setRawHeaders(b"connection", [b"close"])
         protocol.handle_reply(message)
@@ -197,6 +198,13 @@ class RelayServer(Server):
         except Exception:
             log.exception("Daphne's bookkeeping failed on one connection")
             reactor.callLater(1, self.application_checker)
+
+    def timeout_checker(self) -> None:
+        try:
+            super().timeout_checker()
+        except Exception:
+            log.exception("Daphne's look at its WebSockets failed on one of them")
+            reactor.callLater(2, self.timeout_checker)
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """Twisted waits for this before it stops: streams end, the rest is cancelled and settled."""

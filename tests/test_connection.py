@@ -307,6 +307,40 @@ async def test_a_client_that_asks_first_sends_nothing_in_vain() -> None:
     assert [good.statuses, bad.statuses] == [[100], [401]]
 
 
+@pytest.mark.asyncio
+async def test_who_did_not_wait_to_be_told_to_go_on_is_not_told_later() -> None:
+    door = Doorkeeper()
+    wire = Wire(door, together=8 * MEGABYTE)
+    wire.bodies.held_for_strangers = 3 * MEGABYTE
+
+    wire.send(post("/v1/x", "x-api-key: good", "Expect: 100-continue", length=3) + b"abc")
+    wire.send(post("/v1/x", "x-api-key: good", length=2 * MEGABYTE))
+    door.may_look.set()
+    await turn()
+
+    assert wire.statuses == [200]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_kept"),
+    [
+        ([], True),
+        (["keep-alive"], True),
+        (["close"], False),
+        (["close, TE"], False),
+        (["keep-alive,Close"], False),
+        (["TE", "close"], False),
+        (["closed"], True),
+    ],
+)
+def test_who_says_close_is_hung_up_on(fields: list[str], is_kept: bool) -> None:
+    lines = b"".join(b"Connection: %b\r\n" % field.encode() for field in fields)
+    wire = Wire().send(GET.replace(b"Host: x\r\n", b"Host: x\r\n" + lines))
+
+    assert wire.statuses == [200] and wire.transport.disconnecting is not is_kept
+    assert (b"connection: close" in wire.received.lower()) is not is_kept
+
+
 @pytest.mark.parametrize(
     ("path", "length", "status"),
     [
@@ -485,6 +519,63 @@ def test_a_refusal_is_in_the_access_log(monkeypatch: pytest.MonkeyPatch) -> None
         ("", "", PEER, 400, "malformed_request"),
     ]
     assert told[1].request_id.encode() in wire.received
+
+
+@pytest.mark.parametrize("sent", [b"", b"abc"])
+def test_who_leaves_before_the_end_of_a_body_is_in_the_access_log(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Visit] = []
+    monkeypatch.setattr(access_log, "_listeners", [told.append])
+    wire = Wire().send(post("/v1/x?key=secret", length=500) + sent)
+
+    wire.channel.connectionLost(None)
+
+    assert [(visit.method, visit.path, visit.status, visit.outcome) for visit in told] == [
+        ("POST", "/v1/x", 499, "disconnected")
+    ]
+
+
+KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+WEB_SOCKET = ("Upgrade: websocket", "Connection: keep-alive, Upgrade", "Sec-WebSocket-Version: 13", KEY)
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ("GET /ws/live/ HTTP/1.1", WEB_SOCKET[:3]),
+        ("GET /ws/live/ HTTP/1.1", (*WEB_SOCKET, KEY)),
+        ("GET /ws/live/ HTTP/1.1", (*WEB_SOCKET[:3], "Sec-WebSocket-Key: short")),
+        ("GET /ws/live/ HTTP/1.1", (*WEB_SOCKET[:2], KEY)),
+        ("GET /ws/live/ HTTP/1.1", (*WEB_SOCKET[:2], "Sec-WebSocket-Version: 8", KEY)),
+        ("GET /ws/live/ HTTP/1.1", (WEB_SOCKET[0], *WEB_SOCKET[2:])),
+        ("GET /ws/live/ HTTP/1.0", WEB_SOCKET),
+        ("POST /ws/live/ HTTP/1.1", WEB_SOCKET),
+        ("GET /v1/realtime HTTP/1.1", WEB_SOCKET),
+        ("GET /ws/live/ HTTP/1.1", (*WEB_SOCKET, "Upgrade: websocket")),
+    ],
+)
+def test_what_begins_no_web_socket_is_refused_like_everything_else(
+    line: str, fields: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Visit] = []
+    monkeypatch.setattr(access_log, "_listeners", [told.append])
+
+    wire = Wire().send("\r\n".join((line, "Host: x", *fields, "", "")).encode())
+
+    assert (wire.statuses, wire.code) == ([400], "unsupported_upgrade")
+    assert [visit.error_code for visit in told] == ["unsupported_upgrade"]
+
+
+def test_another_protocol_is_not_ours_to_refuse() -> None:
+    """HTTP/2, beside WebSocket or not: it goes on without."""
+    for wanted in ("h2c", "h2c, websocket"):
+        wire = Wire().send(
+            GET.replace(b"models HTTP", b"x HTTP")
+            .replace(b"/v1/", b"/")
+            .replace(b"Host: x", b"Host: x\r\nUpgrade: " + wanted.encode())
+        )
+        assert wire.statuses == [200]
 
 
 def test_nobody_but_the_command_line_chooses_the_root_path() -> None:

@@ -50,8 +50,14 @@ def scope(peer: str | None, *forwarded: str, name: bytes = b"x-forwarded-for") -
         ("127.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),
         # All of them are ours: the request began at the first.
         ("127.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-        # What a proxy was told and passed on in good faith is not an address of ours.
-        ("127.0.0.1", ["10.0.0.3, unknown"], "unknown"),
+        # Whoever passes on what is no address has not said more than where he is himself.
+        ("127.0.0.1", ["10.0.0.3, unknown"], "127.0.0.1"),
+        ("127.0.0.1", ["unknown, 10.0.0.2"], "10.0.0.2"),
+        # Some write the port, which is another one each time.
+        ("127.0.0.1", ["198.51.100.1:5678"], "198.51.100.1"),
+        ("127.0.0.1", ["[2001:db8::1]:5678"], "2001:db8::1"),
+        ("127.0.0.1", ["198.51.100.1, 10.0.0.2:80"], "198.51.100.1"),
+        ("127.0.0.1", ["2001:DB8:0::1"], "2001:db8::1"),
         ("127.0.0.1", ["unknown, 198.51.100.1"], "198.51.100.1"),
         # A socket without addresses.
         (None, ["198.51.100.1"], ""),

@@ -6,8 +6,10 @@ import asyncio
 import json
 import re
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -169,6 +171,75 @@ async def test_a_page_that_watches_does_not_hold_up_a_stop(serve: Callable[..., 
         served.process.send_signal(signal.SIGTERM)
 
         assert await asyncio.to_thread(served.process.wait, 8) == 0
+
+
+def opening(served: Served, cookie: str, path: str = "/ws/live/") -> socket.socket:
+    """A WebSocket that has been asked for, and not yet answered."""
+    host, port = served.url.removeprefix("http://").split(":")
+    name = django_settings.SESSION_COOKIE_NAME
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nOrigin: {served.url}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Cookie: {name}={cookie}\r\n\r\n".encode()
+    )
+    return connection
+
+
+@pytest.mark.asyncio
+async def test_a_page_that_is_just_connecting_does_not_keep_the_server_from_stopping(
+    serve: Callable[..., Served], cast: Cast
+) -> None:
+    served = serve()
+    cookie = await in_database(cookie_of, cast.root)
+
+    def open_and_stop() -> int:
+        with ExitStack() as stack:
+            for _ in range(30):
+                stack.enter_context(opening(served, cookie))
+            time.sleep(0.02)  # some are known to the server, and none of them has been looked up
+            served.process.send_signal(signal.SIGTERM)
+            return served.process.wait(8)
+
+    assert await asyncio.to_thread(open_and_stop) == 0
+    assert served.process.stdout is not None
+    log = served.process.stdout.read()
+    assert "Traceback" not in log and "rror" not in log, log
+
+
+@pytest.mark.asyncio
+async def test_what_no_application_sees_of_a_web_socket_is_one_line_of_the_log(
+    serve: Callable[..., Served], cast: Cast
+) -> None:
+    served = serve()
+
+    def asked() -> bytes:
+        with opening(served, "nobody", "/ws/live/#fragment") as connection:
+            return connection.recv(1000)
+
+    assert (await asyncio.to_thread(asked)).startswith(b"HTTP/1.1 400 ")
+    served.process.terminate()
+    assert await asyncio.to_thread(served.process.wait, 8) == 0
+    assert served.process.stdout is not None
+    log = served.process.stdout.read()
+    assert "Traceback" not in log and log.count("GET /ws/live/") == 1 and " 400 refused" in log, log
+
+
+@pytest.mark.asyncio
+async def test_a_page_that_connects_while_the_server_gives_notice_is_turned_away(
+    serve: Callable[..., Served], cast: Cast
+) -> None:
+    served = serve(POE_RELAY_SERVER__DRAIN_NOTICE_SECONDS="1.5", POE_RELAY_SERVER__DRAIN_SECONDS="30")
+    cookie = await in_database(cookie_of, cast.root)
+
+    served.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.5)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with watching(served, cookie):
+            pass
+
+    assert refused.value.status == 503
+    assert await asyncio.to_thread(served.process.wait, 8) == 0
 
 
 @pytest.mark.asyncio

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.conf import settings
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -134,7 +135,7 @@ class Wire:
 
     authenticate: Callable[[str, str], Awaitable[object]] = anybody
     api: int = 5_000_000
-    page: int = 2_500_000
+    page: int = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     together: int = 20_000_000
     clock: Clock = field(default_factory=Clock)
     server: FakeServer = field(default_factory=FakeServer)
