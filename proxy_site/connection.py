@@ -178,7 +178,7 @@ class HardenedRequest(DirectReply):
 class HardenedChannel(http.HTTPChannel):
     """One connection and what it is waiting for: one request after the other."""
 
-    # Not in the dictionary of Twisted's: see DirectReply.
+    # Not in the dictionary of Twisted's: see DirectReply. In parts, or mypy would take them for all that there are.
     __slots__ = (
         *(
             "_ahead_bytes",

@@ -67,7 +67,8 @@ class DirectReply(WebRequest):
     """Between Twisted's request and an ASGI application: a scope and one message in, messages to bytes out."""
 
     # Python keeps up to 30 attributes of an object in 300 bytes, and a few more in 1,600: Twisted's and Daphne's own are too
-    # many. Some of theirs stand here too, all of which they set when a request begins.
+    # many. Some of theirs stand here too, all of which they set when a request begins. In parts, or mypy would take them for
+    # all that there are.
     __slots__ = (
         *(
             "_head",

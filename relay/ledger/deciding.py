@@ -5,14 +5,12 @@ Settlements come first (they free what others wait for), then changes of open re
 
 from __future__ import annotations
 
-import logging
 import math
 import uuid
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import attrgetter
 from typing import Protocol
 
 from msgspec import Struct
@@ -20,8 +18,6 @@ from msgspec.structs import replace
 
 from relay.errors import (
     AllKeysBusy,
-    BeyondLimit,
-    BudgetExceeded,
     GivenUp,
     NoKeyAvailable,
     RateLimited,
@@ -40,21 +36,19 @@ from relay.ledger.items import (
     Settlement,
     Stale,
 )
-from relay.ledger.meters import Meter, Refusal
+from relay.ledger.meters import Meter
+from relay.ledger.refusing import beyond_limit, refusal_of, refusals_of
 from relay.ledger.rollups import Hours
 from relay.limits import UNLIMITED, Limits, RateLimits
 
-log = logging.getLogger(__name__)
 # Hour, team, user, token, limit.
 RefusalKey = tuple[datetime, int, int, int, str]
-WHOSE = ("this access token", "the owner of this access token", "the team")
 BUSY_WAIT = 1.0
 # Points come back when somebody buys some or the account's cycle begins anew: not soon.
 BLOCKED_WAIT = 300.0
 # A key that is set aside for no longer is as good as a busy one.
 SOON = 60.0
 NOTHING = Reservation(0, 0, 0, 0)
-TOKENS = attrgetter("tokens")
 NO_RATE_LIMITS = RateLimits()
 
 
@@ -314,12 +308,12 @@ def admit(page: Page, admission: Admission) -> Answer:
         rules.drain(meter, limits, page.now)
     token, user, team = found
     periods.turn(token, user, team, admission.time_zone, page.now)
-    refusal: RelayError | None = _too_large(admission)
+    refusal: RelayError | None = beyond_limit(admission)
     if refusal is not None:
         return refusal
     its_rules = rules.OWN_RULES if admission.accounting == "own" else rules.RULES
     for reservation in admission.reservations:
-        refusal = _refusal(found, admission.limits, reservation, its_rules)
+        refusal = refusal_of(found, admission.limits, reservation, its_rules)
         if refusal is None:
             return _take(page, admission, reservation, found)
     assert refusal is not None
@@ -369,7 +363,7 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
                 rules.try_out(account, page.now)
             page.changed((key, account))
             return candidate, is_probe
-        refusals = _refusals(((key, key_limits), (account, account_limits)), NOTHING, rules.RULES)
+        refusals = refusals_of(((key, key_limits), (account, account_limits)), NOTHING, rules.RULES)
         wait, is_busy = min(wait, max(each.wait_seconds for _whose, each in refusals)), True
     if not is_busy and wait > SOON:
         return NoKeyAvailable(
@@ -439,7 +433,7 @@ def change_(page: Page, change: Change) -> Answer:
         periods.turn(token, user, team, change.time_zone or change.admission.time_zone, page.now)
         is_own = (change.accounting or row.accounting) == "own"
         its_rules = rules.OWN_EXTENSION_RULES if is_own else rules.EXTENSION_RULES
-        refused = _refusal([_as_of(row, meter) for meter in found], counting, more, its_rules)
+        refused = refusal_of([_as_of(row, meter) for meter in found], counting, more, its_rules)
     if refused is None and change.candidates:
         claimed = _change_key(page, row, change.candidates)
         if isinstance(claimed, RelayError):
@@ -502,89 +496,6 @@ def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> bool
     candidate, is_probe = claimed
     row.key_id, row.key_name = candidate.key_id, candidate.key_name
     return is_probe
-
-
-# Refusing.
-
-
-def _refusals(
-    asked: Iterable[tuple[Meter, Limits]], reservation: Reservation, of: tuple[rules.Rule, ...]
-) -> list[tuple[int, Refusal]]:
-    return [
-        (whose, refused)
-        for whose, (meter, its) in enumerate(asked)
-        if not rules.fits(meter, its, reservation)
-        for rule in of
-        if (refused := rule(meter, its, reservation)) is not None
-    ]
-
-
-def _refusal(
-    found: list[Meter], limits: tuple[Limits, ...], reservation: Reservation, of: tuple[rules.Rule, ...]
-) -> RateLimited | None:
-    """The refusal that holds longest: when it is over, the others are too."""
-    refusals = _refusals(zip(found, limits, strict=True), reservation, of)
-    if not refusals:
-        return None
-    whose, refused = max(refusals, key=lambda each: each[1].wait_seconds)
-    kind = BudgetExceeded if refused.limit in rules.BUDGETS else RateLimited
-    error = kind(_sentence(WHOSE[whose], refused, reservation), retry_after=refused.wait_seconds)
-    error.limit = refused.limit
-    return error
-
-
-def _never_fits(refused: Refusal, reservation: Reservation) -> bool:
-    return refused.limit in rules.BUDGETS and reservation.points > refused.value
-
-
-def _sentence(whose: str, refused: Refusal, reservation: Reservation) -> str:
-    limit = _named(refused.value, refused.limit)
-    if _never_fits(refused, reservation):
-        return (
-            f"This request may need {reservation.points:,} points, more than the whole limit of {whose}: {limit}. "
-            "Lower `max_tokens`, or ask your administrator."
-        )
-    match refused.limit:
-        case "points_per_day" | "points_per_month":
-            rest = f": {refused.left:,} are left and this request may need {reservation.points:,}"
-            if refused.under_way:
-                rest += f" ({refused.under_way} under way may give some back)"
-        case "tokens_per_minute":
-            rest = f": {refused.left:,} are left now and this request may need {reservation.tokens:,}"
-        case _:
-            rest = ""
-    back = _duration(refused.wait_seconds)
-    return f"The limit of {whose}, {limit}, is reached{rest}. Come back in {back}."
-
-
-def _named(value: int, limit: str) -> str:
-    """25 points per day; 1 request in flight."""
-    what, _space, rest = limit.replace("_", " ").partition(" ")
-    return f"{value:,} {what if value != 1 else what.removesuffix('s')} {rest}"
-
-
-def _duration(seconds: float) -> str:
-    units = ((1, "second", 120), (60, "minute", 7200), (3600, "hour", 172_800), (86_400, "day", math.inf))
-    size, name = next((size, name) for size, name, most in units if seconds < most)
-    count = max(1, math.ceil(seconds / size))
-    return f"{count} {name}{'' if count == 1 else 's'}"
-
-
-def _too_large(admission: Admission) -> BeyondLimit | None:
-    """A request that no waiting would make fit."""
-    reservations = admission.reservations
-    least = reservations[0] if len(reservations) == 1 else min(reservations, key=TOKENS)
-    tokens = least.tokens
-    limited = zip((each.tokens_per_minute for each in admission.limits), WHOSE, strict=True)
-    exceeded = [(limit, whose) for limit, whose in limited if limit is not None and tokens > limit]
-    if not exceeded:
-        return None
-    limit, whose = min(exceeded)
-    return BeyondLimit(
-        f"This request may need {tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
-        f"{least.output_tokens:,}), more than the whole limit of {whose}: {limit:,} tokens per minute. "
-        "Shorten it, or lower `max_tokens`."
-    )
 
 
 def standing(found: list[Meter], limits: tuple[Limits, ...]) -> RateLimits:
