@@ -30,17 +30,19 @@ class QuietMachine:
     noisy: int = 0
     look: Callable[[], int] = machine.memory_ns
     _began: float = field(default=0.0, init=False)
+    _was_quiet: bool = field(default=True, init=False)
 
     def wait(self) -> None:
         began = time.monotonic()
-        while not self._is_quiet() and time.monotonic() - began < self.seconds_left:
+        while not (quiet := self._is_quiet()) and time.monotonic() - began < self.seconds_left:
             time.sleep(LOOK_AGAIN_SECONDS)
+        self._was_quiet = quiet
         self._began = time.monotonic()
         self.seconds_left = max(0.0, self.seconds_left - (self._began - began))
 
     def counts(self) -> bool:
         """Whether what was measured since `wait` does."""
-        if self._is_quiet():
+        if self._was_quiet and self._is_quiet():
             return True
         if self.seconds_left > 0:
             self.seconds_left = max(0.0, self.seconds_left - (time.monotonic() - self._began))

@@ -14,6 +14,7 @@ from django.core.asgi import get_asgi_application
 pages: Any = get_asgi_application()
 
 from proxy_site import access_log, log_writer
+from proxy_site.draining import draining
 from proxy_site.health import MetricsPage, Page, Readiness, alive
 from proxy_site.hosts import is_own_origin
 from proxy_site.lean import LeanHandler, Receive, Scope, Send, client_address
@@ -95,7 +96,7 @@ async def _websocket(scope: Scope, receive: Receive, send: Send) -> None:
 def _accepting(visit: Visit, send: Send) -> Send:
     async def noted(message: dict[str, Any]) -> None:
         if message["type"] == "websocket.accept":
-            visit.begin_answer(101)
+            visit.begin_answer(503 if draining.is_leaving else 101)
         await send(message)
 
     return noted

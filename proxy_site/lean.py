@@ -37,6 +37,8 @@ Send = Callable[[dict[str, Any]], Any]
 LIMITED = ("requests", "tokens")
 # No connection comes from it.
 UNTOLD_PORT = 0
+# What a proxy passes on that is no address, such as nginx's `unix:`. It is in no network.
+UNKNOWN = "unknown"
 # What a page in a browser may read of an answer.
 EXPOSED = ", ".join(
     (
@@ -236,23 +238,17 @@ def _preflight(scope: Scope) -> list[tuple[bytes, bytes]]:
 
 
 def client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> str:
-    """Where the request comes from: the peer, or the right-most hop that no trusted proxy vouches for. Whoever wrote a hop that
-    is no address has not said more than where he is himself.
-    """
+    """Where the request comes from: the peer, or the right-most hop that no trusted proxy vouches for."""
     peer = scope["client"][0] if scope.get("client") else ""
     if not trusted or not is_trusted(peer, trusted):
         return peer
     forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
     hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
-    nearest = peer
     for hop in reversed(hops):
         address = _address(hop)
-        if address is None:
-            break
-        nearest = address
         if not is_trusted(address, trusted):
-            break
-    return nearest
+            return address
+    return _address(hops[0]) if hops else peer
 
 
 def is_told_by_proxy(scope: Scope) -> bool:
@@ -260,16 +256,17 @@ def is_told_by_proxy(scope: Scope) -> bool:
     return bool(scope.get("client")) and scope["client"][1] == UNTOLD_PORT
 
 
-def _address(hop: str) -> str | None:
-    """Without the port that some proxies write, which is another one each time; None if it is no address."""
+def _address(hop: str) -> str:
+    """Without the port that some proxies write, which is another one each time."""
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        return str(ipaddress.ip_address(hop))
+        address = ipaddress.ip_address(hop)
     except ValueError:
-        return None
+        return UNKNOWN
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def is_trusted(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

@@ -107,7 +107,6 @@ class RelayServer(Server):
         self._notice_seconds = drain_notice_seconds
         self._at_exit = at_exit
         self._ready = ready
-        self.is_leaving = False
         self._accepts_until = 0.0
         self._stop_at = math.inf
 
@@ -148,9 +147,9 @@ class RelayServer(Server):
     def _leave(self, grace: float, notice: float) -> None:
         now = time.monotonic()
         self._stop_at = min(self._stop_at, now + notice + grace)
-        if self.is_leaving:
+        if draining.is_leaving:
             return
-        self.is_leaving = True
+        draining.is_leaving = True
         self._accepts_until = now + notice
         # First: whatever else fails here, the server stops.
         reactor.stop()
@@ -183,7 +182,7 @@ class RelayServer(Server):
         details = self.connections.get(protocol)
         if details is None or "disconnected" in details:
             return
-        if self.is_leaving and message["type"] == "http.response.start" and protocol.channel is not None:
+        if draining.is_leaving and message["type"] == "http.response.start" and protocol.channel is not None:
             protocol.channel.persistent = False
             protocol.responseHeaders.setRawHeaders(b"connection", [b"close"])
         protocol.handle_reply(message)

@@ -8,6 +8,7 @@ from autobahn.websocket.types import ConnectionDeny
 from daphne.ws_protocol import WebSocketProtocol
 
 from proxy_site import access_log
+from proxy_site.draining import draining
 from relay.visit import new_request_id
 
 
@@ -16,7 +17,7 @@ class HardenedWebSocket(WebSocketProtocol):
         if self.state in (self.STATE_CLOSING, self.STATE_CLOSED):
             # Its client has left, which the application is told.
             return
-        if message["type"] == "websocket.accept" and self.server.is_leaving:
+        if message["type"] == "websocket.accept" and draining.is_leaving:
             self._turn_away()
             return
         super().handle_reply(message)

@@ -296,7 +296,9 @@ class Answer:
                 said = await self._take(batch)
                 if said or not batch or self._is_held_long():
                     yield said
-            yield await self._last()
+            last = await self._last()
+            self._has_said = self._has_said or bool(last)
+            yield last
         except BaseException as exc:
             self._note(exc)
             failure = self.cause(exc)
@@ -551,13 +553,11 @@ class Answer:
     def _is_charged(self, outcome: str) -> bool:
         if outcome == "done":
             return True
-        if self._unfit is not None:  # the bot has said all that it had to say
-            return self._first_byte_ms is not None
-        if self.admission.streamed:
-            return self._has_said
-        # Told of a failure, the client was told nothing else. Who hangs up on an answer that is sent as a whole has had it made:
-        # or whoever hung up before the end would have all of them for nothing.
-        return outcome == "disconnected" and self._first_byte_ms is not None
+        if outcome == "failed" and self._unfit is None:
+            # Told of it as a status, the client was told nothing else.
+            return self.admission.streamed and self._has_said
+        # The bot was at work: or whoever hung up before it said a word would have that for nothing.
+        return self._first_byte_ms is not None
 
     async def whole(self) -> list[Event]:
         """All of its events, settled; or the RelayError with which it broke off."""

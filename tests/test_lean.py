@@ -50,9 +50,10 @@ def scope(peer: str | None, *forwarded: str, name: bytes = b"x-forwarded-for") -
         ("127.0.0.1", ["198.51.100.1", "10.0.0.2"], "198.51.100.1"),
         # All of them are ours: the request began at the first.
         ("127.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
-        # Whoever passes on what is no address has not said more than where he is himself.
-        ("127.0.0.1", ["10.0.0.3, unknown"], "127.0.0.1"),
-        ("127.0.0.1", ["unknown, 10.0.0.2"], "10.0.0.2"),
+        # What is no address is nobody's, and no neighbour's above all.
+        ("127.0.0.1", ["10.0.0.3, unix:"], "unknown"),
+        ("127.0.0.1", ["_hidden, 10.0.0.2"], "unknown"),
+        ("127.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
         # Some write the port, which is another one each time.
         ("127.0.0.1", ["198.51.100.1:5678"], "198.51.100.1"),
         ("127.0.0.1", ["[2001:db8::1]:5678"], "2001:db8::1"),

@@ -240,6 +240,9 @@ async def test_a_page_that_connects_while_the_server_gives_notice_is_turned_away
 
     assert refused.value.status == 503
     assert await asyncio.to_thread(served.process.wait, 8) == 0
+    assert served.process.stdout is not None
+    log = served.process.stdout.read()
+    assert "Traceback" not in log and "GET /ws/live/ 503 refused" in log, log
 
 
 @pytest.mark.asyncio

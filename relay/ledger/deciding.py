@@ -48,6 +48,7 @@ BUSY_WAIT = 1.0
 BLOCKED_WAIT = 300.0
 # A key that is set aside for no longer is as good as a busy one.
 SOON = 60.0
+A_MINUTE = 60 * rules.SECOND
 NOTHING = Reservation(0, 0, 0, 0)
 NO_RATE_LIMITS = RateLimits()
 
@@ -229,7 +230,7 @@ def settle(page: Page, settlement: Settlement) -> None:
     if settlement.outcome == "lost":
         row.outcome, row.error_code = "lost", settlement.error_code
     else:
-        _correct(row, found, settlement)
+        _correct(row, found, settlement, page.now)
     page.hours.add(row, +1)
     if was_open:
         found.append(page.meters[f"key:{row.key_id}"])
@@ -240,11 +241,15 @@ def settle(page: Page, settlement: Settlement) -> None:
     page.updated[row.id] = row
 
 
+def _microseconds(moment: datetime) -> int:
+    return int(moment.timestamp() * rules.SECOND)
+
+
 def _may_settle(is_: str, becomes: str) -> bool:
     return is_ == "open" or (is_ == "lost" and becomes != "lost")
 
 
-def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
+def _correct(row: Row, found: list[Meter], settlement: Settlement, now: int) -> None:
     """What was reserved becomes what was used, in the record's own periods only."""
     if row.accounting == "reconciled":
         # It was lost, and Poe has told meanwhile what it took: that stays.
@@ -253,7 +258,8 @@ def _correct(row: Row, found: list[Meter], settlement: Settlement) -> None:
     if settlement.points == 0 and settlement.completion_tokens == 0 and settlement.first_byte_ms is None:
         more_tokens -= row.prompt_tokens  # nothing was answered, so nothing was used
     more_points = settlement.points - row.points
-    if settlement.error_code == NOT_STARTED:
+    if settlement.error_code == NOT_STARTED and now - _microseconds(row.started_at) < A_MINUTE:
+        # Older ones have drained: nothing of them is there to be given back.
         for meter in found:
             meter.requests_level = max(0, meter.requests_level - rules.UNIT)
     if more_tokens:

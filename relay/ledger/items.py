@@ -22,7 +22,7 @@ class Stale(Exception):
 
 
 # The error code of a request that went nowhere: whoever asked had left, or was told that the database is too slow. It gives
-# back all that it took.
+# back what it took.
 NOT_STARTED = "not_started"
 
 

@@ -88,7 +88,7 @@ def beyond_limit(admission: Admission) -> BeyondLimit | None:
     exceeded = [(limit, whose) for limit, whose in limited if limit is not None and tokens > limit]
     if not exceeded:
         return None
-    limit, whose = min(exceeded)
+    limit, whose = min(exceeded, key=lambda each: each[0])
     return BeyondLimit(
         f"This request may need {tokens:,} tokens (prompt {least.prompt_tokens:,} and answer "
         f"{least.output_tokens:,}), more than the whole limit of {whose}: {limit:,} tokens per minute. "

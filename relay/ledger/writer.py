@@ -336,6 +336,9 @@ class Ledger:
                     break
                 # What is settled may be what it lacked. It is all that is unsettled now, and all of the batch's settlements, which
                 # are the list by which `_write` counts what is done with: nobody is patient while anything else is to be settled.
+                if any(isinstance(each, _Settling) and callable(each.settling) for each in self._patient):
+                    # To make them may be to count a long text: nobody's meters are locked meanwhile.
+                    self._store.rollback()
                 batch.settlements += self._take_in(self._with_the_patient([]))
                 meter_ids |= batch.meter_ids()
             except MissingMeters as exc:

@@ -491,9 +491,9 @@ async def test_a_failure_after_a_word_is_charged(api: Api, cast: Cast, demo: Dem
     assert record.first_byte_ms is not None
 
 
-@pytest.mark.parametrize(("stream", "points"), [(True, 0), (False, 70)])
-async def test_who_hangs_up_pays_for_what_was_relayed_and_for_a_whole_answer_that_was_being_made(
-    api: Api, cast: Cast, demo: DemoPoe, stream: bool, points: int
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_hangs_up_before_a_word_was_said_pays_for_the_request(
+    api: Api, cast: Cast, demo: DemoPoe, stream: bool
 ) -> None:
     noise = [("replace_response", {"text": f"Thinking... ({n}s elapsed)"}) for n in range(50)]
     demo.script("slow", *noise, ("done", {}), delay=0.02)
@@ -503,7 +503,41 @@ async def test_who_hangs_up_pays_for_what_was_relayed_and_for_a_whole_answer_tha
         await asyncio.wait_for(api.chat(cast.bob.plain, "slow", stream=stream), 0.3)
 
     (record,) = await settled()
-    assert (record.outcome, record.points) == ("disconnected", points)
+    assert (record.outcome, record.points, record.completion_tokens) == ("disconnected", 70, 0)
+
+
+@pytest.mark.parametrize("policy", ["buffer", "reasoning"])
+async def test_who_hangs_up_while_the_end_is_sent_pays_for_all_of_it(
+    api: Api, cast: Cast, demo: DemoPoe, monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    """Under `buffer` everything is said at the end, and a client that reads slowly has most of it before that is over."""
+    demo.script("words", ("text", {"text": "word " * 200}), ("done", {}))
+    await in_database(
+        people.mapping,
+        "words",
+        "words",
+        points_per_request=70,
+        points_per_1000_output_tokens=1000,
+        replace_policy=policy,
+    )
+    transport: Any = api.http._transport
+    plain = transport.app
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def slow(message: dict[str, Any]) -> None:
+            await send(message)
+            if b"word" in message.get("body", b""):
+                await asyncio.sleep(60)
+
+        await plain(scope, receive, slow)
+
+    monkeypatch.setattr(transport, "app", app)
+
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(api.chat(cast.bob.plain, "words", stream=True), 1.5)
+
+    (record,) = await settled()
+    assert (record.outcome, record.points, record.completion_tokens) == ("disconnected", 271, 201)
 
 
 async def test_what_is_settled_and_refused_is_in_the_hours(api: Api, cast: Cast, demo: DemoPoe) -> None:

@@ -52,13 +52,14 @@ def test_what_ended_on_a_noisy_machine_is_dropped_and_measured_again() -> None:
 
 
 def test_without_patience_everything_counts_and_is_told() -> None:
-    never, left = machine(180, 180, 180, 180, patience=0)
+    # Twice it begins noisy, once it ends so; then it is quiet all along.
+    never, left = machine(180, 180, 120, 180, 120, 120, patience=0)
     runs = numbered()
-    assert [never.measured(lambda: next(runs)) for _ in range(2)] == [1, 2]
+    assert [never.measured(lambda: next(runs)) for _ in range(4)] == [1, 2, 3, 4]
     assert list(left) == []
-    assert (never.dropped, never.noisy) == (0, 2)
+    assert (never.dropped, never.noisy) == (0, 3)
     assert "at most 130 ns" in never.line()
-    assert "0 measurements dropped, 2 counted" in never.line()
+    assert "0 measurements dropped, 3 counted" in never.line()
 
 
 def test_patience_is_used_up_by_waiting_and_by_what_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -629,12 +629,21 @@ def test_a_settlement_leaves_what_was_used(outcome: str, desk: Desk) -> None:
 
 
 def test_what_never_began_gives_everything_back(desk: Desk) -> None:
-    one = admission(reservation(points=10, output=200, prompt=20), of_user=Limits(5, 1000, 3, 100, 1000))
+    began = datetime.fromtimestamp(desk.now / SECOND, UTC)
+    limits = Limits(5, 1000, 3, 100, 1000)
+    one = admission(reservation(points=10, output=200, prompt=20), of_user=limits, started_at=began)
     desk.admit(one)
     assert desk.meters["user:1"].requests_level == UNIT
     desk.settle(not_started(one))
     assert desk.points() == {(0, 0)} and desk.tokens() == {0} and desk.in_flight() == {}
     assert desk.meters["user:1"].requests_level == 0
+    # Of one that began more than a minute ago nothing is left to be given back.
+    desk.admit(
+        old := replace(one, id=uuid.uuid4(), started_at=datetime.fromtimestamp(desk.now / SECOND - 61, UTC))
+    )
+    desk.settle(not_started(old))
+    assert desk.meters["user:1"].requests_level == UNIT
+    desk.now += MINUTE
     # A request that failed upstream was asked.
     desk.admit(two := replace(one, id=uuid.uuid4()))
     desk.settle(settlement(two, "failed", points=0, completion_tokens=0, first_byte_ms=None))

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from relay.directory import read_version
 from relay.errors import Unavailable
-from relay.ledger import Admission, Admitted, Ledger, opening, pipe, postgres, writer
+from relay.ledger import Admission, Admitted, Ledger, Settlement, opening, pipe, postgres, writer
 from relay.limits import Limits
 from relay.models import Meter, UsageRecord
 from tests.conftest import in_database
@@ -180,6 +180,24 @@ async def test_an_admission_that_needs_what_a_waiting_settlement_gives_back_take
     assert isinstance(await ask(ledger, second), Admitted)
 
     assert len(trips) == 3
+
+
+async def test_nobody_is_locked_out_while_a_settlement_is_made(primed: Any, trips: list[int]) -> None:
+    """It may have a long text to count."""
+    ledger, _one = await primed()
+    scarce = {"of_user": Limits(requests_in_flight=1)}
+    first, second = [replace(await admission(**scarce), id=uuid.uuid4()) for _ in range(2)]
+    await ledger.admit(first)
+    locked: list[bool] = []
+
+    def made() -> Settlement:
+        locked.append(ledger._store._pipe.is_in_transaction)
+        return settlement(first)
+
+    ledger.settle(made, may_wait=True)
+
+    assert isinstance(await ask(ledger, second), Admitted)
+    assert locked == [False]
 
 
 async def test_a_settlement_of_a_key_that_was_never_used_takes_three(primed: Any, trips: list[int]) -> None:
