@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, astuple, dataclass, field, replace
 from decimal import Decimal
@@ -61,6 +61,9 @@ class Trial:
     requests: int
     answer_seconds: float = 0.0
     busy: bool = False
+
+    def shortened(self, factor: float) -> Trial:
+        return replace(self, requests=int(self.requests * factor))
 
 
 ONE_IDLE, MANY_IDLE = "one at a time, loop idle", "32 at once, loop idle"
@@ -364,16 +367,7 @@ async def measure_all(factor: float, rounds: int, machine_is: QuietMachine) -> l
     try:
         measured = [
             [
-                await _when_quiet(
-                    machine_is,
-                    partial(
-                        measure,
-                        ledger,
-                        store,
-                        installed,
-                        replace(trial, requests=int(trial.requests * factor)),
-                    ),
-                )
+                await _measured(machine_is, ledger, store, installed, trial.shortened(factor))
                 for trial in TRIALS
             ]
             for _ in range(rounds)
@@ -383,12 +377,13 @@ async def measure_all(factor: float, rounds: int, machine_is: QuietMachine) -> l
         await asyncio.to_thread(ledger.close)
 
 
-async def _when_quiet(machine_is: QuietMachine, measure: Callable[[], Awaitable[Figures]]) -> Figures:
-    while True:
-        await asyncio.to_thread(machine_is.wait)
-        figures = await measure()
-        if await asyncio.to_thread(machine_is.counts):
-            return figures
+async def _measured(
+    machine_is: QuietMachine, ledger: Ledger, store: TimedStore, installed: Installation, trial: Trial
+) -> Figures:
+    # Nothing else runs on the loop while it is waited for the machine.
+    for _ in machine_is.tries():
+        figures = await measure(ledger, store, installed, trial)
+    return figures
 
 
 def main(arguments: list[str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -51,12 +51,18 @@ class QuietMachine:
         self.noisy += 1
         return True
 
-    def measured(self, measure: Callable[[], T]) -> T:
+    def tries(self) -> Iterator[None]:
+        """Each is one to measure in; what came of the last one counts."""
         while True:
             self.wait()
-            found = measure()
+            yield
             if self.counts():
-                return found
+                return
+
+    def measured(self, measure: Callable[[], T]) -> T:
+        for _ in self.tries():
+            found = measure()
+        return found
 
     def _is_quiet(self) -> bool:
         return self.most_ns is None or self.look() <= self.most_ns

@@ -22,6 +22,9 @@ MOST_METHOD, MOST_PATH, MOST_MODEL, MOST_ADDRESS = 20, 250, 100, 50
 # Written as it is; whatever could be taken for another field, line or terminal command is written as JSON writes it.
 PLAIN = re.compile(r"[!#-\[\]-~]+")
 
+# The status of a visit that has had no answer.
+NOT_ANSWERED = 0
+
 _listeners: list[Listener] = []
 
 
@@ -35,10 +38,6 @@ def tell(visit: Visit) -> None:
     visit.end()
     for listener in _listeners:
         listener(visit)
-
-
-# As a visit has it that has had no answer.
-NOT_ANSWERED = 0
 
 
 def refused(

@@ -405,11 +405,11 @@ class HardenedChannel(http.HTTPChannel):
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Twisted looks at the first field only, and parts it at blanks."""
-        fields = request.requestHeaders.getRawHeaders(b"connection")
-        if version == b"HTTP/1.1" and not (fields and b"close" in framing.tokens(b",".join(fields))):
+        if version != b"HTTP/1.1":
+            return False
+        if b"close" not in framing.tokens(request.requestHeaders, b"connection"):
             return True
-        if version == b"HTTP/1.1":
-            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+        request.responseHeaders.setRawHeaders(b"connection", [b"close"])
         return False
 
     def requestDone(self, request: Any) -> None:

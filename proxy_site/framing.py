@@ -99,16 +99,16 @@ def _why_not_upgrade(method: bytes, path: str, version: bytes, headers: Any) -> 
 
 def _begins_web_socket(method: bytes, version: bytes, headers: Any) -> bool:
     keys: list[bytes] = headers.getRawHeaders(b"sec-websocket-key") or []
-    connection = b",".join(headers.getRawHeaders(b"connection") or ())
     return (
         (method, version) == (b"GET", b"HTTP/1.1")
         and len(keys) == 1
         and WEB_SOCKET_KEY.fullmatch(keys[0]) is not None
         and headers.getRawHeaders(b"sec-websocket-version") == [b"13"]
-        and b"upgrade" in tokens(connection)
+        and b"upgrade" in tokens(headers, b"connection")
     )
 
 
-def tokens(value: bytes) -> set[bytes]:
-    """Of a list with commas, in small letters."""
-    return {token.strip(b" \t").lower() for token in value.split(b",")}
+def tokens(headers: Any, name: bytes) -> set[bytes]:
+    """What all fields of this name list, parted by commas, in small letters."""
+    fields: list[bytes] = headers.getRawHeaders(name) or []
+    return {token.strip(b" \t").lower() for field in fields for token in field.split(b",")}

@@ -244,11 +244,12 @@ def client_address(scope: Scope, trusted: list[ipaddress.IPv4Network | ipaddress
         return peer
     forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
     hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",") if hop.strip()]
+    address = peer
     for hop in reversed(hops):
         address = _address(hop)
         if not is_trusted(address, trusted):
-            return address
-    return _address(hops[0]) if hops else peer
+            break
+    return address
 
 
 def is_told_by_proxy(scope: Scope) -> bool:

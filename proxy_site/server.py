@@ -192,18 +192,18 @@ class RelayServer(Server):
             await can_write.wait()
 
     def application_checker(self) -> None:
-        try:
-            super().application_checker()
-        except Exception:
-            log.exception("Daphne's bookkeeping failed on one connection")
-            reactor.callLater(1, self.application_checker)
+        self._go_on(super().application_checker, self.application_checker, seconds=1)
 
     def timeout_checker(self) -> None:
+        self._go_on(super().timeout_checker, self.timeout_checker, seconds=2)
+
+    def _go_on(self, check: Callable[[], None], again: Callable[[], None], seconds: float) -> None:
+        """Daphne's own sees to it that it is called again, but not where it fails."""
         try:
-            super().timeout_checker()
+            check()
         except Exception:
-            log.exception("Daphne's look at its WebSockets failed on one of them")
-            reactor.callLater(2, self.timeout_checker)
+            log.exception("Daphne's bookkeeping failed on one connection")
+            reactor.callLater(seconds, again)
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """Twisted waits for this before it stops: streams end, the rest is cancelled and settled."""

@@ -524,14 +524,12 @@ class Answer:
 
     def _settlement(self, outcome: str, error_code: str, usage: Usage, total_ms: int) -> Settlement:
         """What was relayed is charged for. Where nothing was, nothing is, unless the bot ended well and said nothing."""
+        tokens = images = points = 0
+        first_byte_ms = None
         if self._is_charged(outcome):
             tokens, images = usage.completion_tokens or self._meter.counted(), self._meter.images
-            points, first_byte_ms = (
-                self._rates.points(usage.prompt_tokens, tokens, images),
-                self._first_byte_ms,
-            )
-        else:
-            tokens, images, points, first_byte_ms = 0, 0, 0, None
+            points = self._rates.points(usage.prompt_tokens, tokens, images)
+            first_byte_ms = self._first_byte_ms
         return Settlement(
             id=self.admission.id,
             token_id=self.admission.token_id,
