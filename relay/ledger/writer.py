@@ -1,4 +1,4 @@
-"""The ledger's thread: group commit, retries, the spool, heartbeats and the sweep.
+"""The ledger's thread: group commit, retries, and the spool where settlements wait while the database is away.
 
 Whatever waits in this process goes into the next transaction, but for settlements that let admissions go first. Nothing here
 runs on the event loop but putting an item into a queue and taking the answer.
@@ -24,8 +24,9 @@ from relay.errors import AllKeysBusy, BeyondLimit, RateLimited, RelayError, Unav
 from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide, too_slow
 from relay.ledger.items import NOT_STARTED, Admission, Admitted, BadItem, Change, Settlement, Settling
 from relay.ledger.rollups import hour_of
-from relay.ledger.spool import Orphan, Spool
-from relay.ledger.store import Conflict, OpenRecord, Store
+from relay.ledger.spool import MOST_AT_ONCE, Spool
+from relay.ledger.store import Conflict, Store
+from relay.ledger.sweep import Sweep, lost
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +55,6 @@ WAKE_UP_NS = 1
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.1, 1.0
 CONFLICT_TRIES = 4
-# Settlements that piled up while the database was down are written in transactions of this many.
-MOST_AT_ONCE = 200
-HEARTBEAT_SECONDS = 5.0
-# A process that gave no sign of life for so long is dead. Nobody is judged by one who has not lived as long unbroken.
-LEASE_SECONDS = 20.0
-SWEEP_AT_ONCE = 100
-REPAIR_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -134,16 +128,9 @@ class Ledger:
         self._is_crowded = False
         # How long the loop takes to hear an answer, of late.
         self._lag = 0.0
-        self._beat_at = 0.0
-        self._has_beaten = False
-        self._living_since: float | None = None
-        # By the database's clock.
-        self._looked_at = 0
-        self._repair_at = time.monotonic() + REPAIR_SECONDS
+        self._sweep = Sweep(store, spool, self._commit, self._commit_or_give_up)
         # Committed since this process began, and what was in them.
         self.transactions = self.written = 0
-        self._orphans: list[Orphan] = []
-        self._dead: list[str] = []
         sys.setswitchinterval(SWITCH_SECONDS)
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
@@ -240,7 +227,7 @@ class Ledger:
                 mark.set()
             self._marks.clear()
         if not self._is_down:
-            self._look_after()
+            self._look_after_others()
 
     def _take_in(self, items: list[_Item]) -> list[Settlement]:
         """The settlements among them."""
@@ -291,12 +278,12 @@ class Ledger:
             return max(0.0, self._patient_until - time.monotonic())
         if self._is_down:
             return max(0.01, self._retry_at - time.monotonic())
-        if self._dead or self._orphans or self._unsettled:
+        if self._unsettled or self._sweep.has_found_some:
             return 0.001
-        return max(0.01, self._beat_at - time.monotonic())
+        return max(0.01, self._sweep.beat_at - time.monotonic())
 
     def _write(self, waiting: list[_Waiting]) -> None:
-        due_at = self._retry_at if self._is_down else self._beat_at
+        due_at = self._retry_at if self._is_down else self._sweep.beat_at
         if not waiting and (self._is_down or not self._unsettled) and time.monotonic() < due_at:
             return self._keep_what_waits()
         settlements = self._unsettled[:MOST_AT_ONCE]
@@ -364,7 +351,7 @@ class Ledger:
         page.used_tokens = sorted(
             t for t in used if now - self._last_used.get(t, -LAST_USED_EVERY) >= LAST_USED_EVERY
         )
-        if now >= self._beat_at:
+        if now >= self._sweep.beat_at:
             page.heartbeat = self.process
             page.refusals = dict(self._refused)
 
@@ -376,9 +363,7 @@ class Ledger:
             if not self._refused[key]:
                 del self._refused[key]
         if page.heartbeat:
-            if self._living_since is None or now - self._beat_at > LEASE_SECONDS / 2:
-                self._living_since = now
-            self._beat_at, self._has_beaten = now + HEARTBEAT_SECONDS, True
+            self._sweep.has_beaten()
 
     def _succeeded(self, settlements: int) -> None:
         """So many of those that wait are written."""
@@ -423,7 +408,8 @@ class Ledger:
     def _failed(self, waiting: list[_Waiting], exc: Exception) -> None:
         if not self._is_down:
             log.warning("the ledger cannot be written: %s: %s", type(exc).__name__, _first_line(exc))
-        self._is_down, self._living_since = True, None
+        self._is_down = True
+        self._sweep.is_interrupted()
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
         # The commit may have succeeded all the same: whoever waits settles an admission as nothing when told this.
@@ -487,89 +473,25 @@ class Ledger:
         except BadItem as exc:
             log.error("the settlement of %s is refused by the database: %s", settlement.id, exc)
             try:
-                self._commit(Batch(settlements=[_lost(settlement, "unsettled")]))
+                self._commit(Batch(settlements=[lost(settlement, "unsettled")]))
             except BadItem:
                 log.error("the record %s stays open until this process ends", settlement.id)
 
-    # Looking after others: one step at a time, between batches.
-
-    def _look_after(self) -> None:
+    def _look_after_others(self) -> None:
         try:
-            if self._orphans:
-                self._adopt(self._orphans[0])
-                self._orphans.pop(0)
-            elif self._dead:
-                self._sweep(self._dead[0])
-            elif self._has_beaten:
-                self._has_beaten = False
-                self._look_for_the_dead()
+            self._sweep.step()
         except Exception as exc:
             log.warning("the ledger cannot be swept now: %s", type(exc).__name__)
-            self._dead = []
             self._is_down, self._retry_at = True, time.monotonic() + RETRY_MOST
 
-    def _adopt(self, orphan: Orphan) -> None:
-        """A dead process of this host, proven by its released lock: its settlements first, then what it left open."""
-        for start in range(0, len(orphan.settlements), MOST_AT_ONCE):
-            some = orphan.settlements[start : start + MOST_AT_ONCE]
-            try:
-                self._commit(Batch(settlements=some))
-            except BadItem:
-                for settlement in some:
-                    self._commit_or_give_up(settlement)
-        while self._sweep_some(orphan.process):
-            pass
-        self._store.forget(orphan.process)
-        orphan.remove()
-
-    def _look_for_the_dead(self) -> None:
-        now = time.monotonic()
-        if now >= self._repair_at:
-            self._repair_at = now + REPAIR_SECONDS
-            self._repair_slots()
-        self._orphans = self._spool.orphans()
-        moment, beats, busy = self._store.processes()
-        if moment - self._looked_at > LEASE_SECONDS / 2 * 1_000_000:
-            # The machine was suspended, or the clock was set: others had no time to beat either.
-            self._living_since = now
-        self._looked_at = moment
-        if self._living_since is None or now - self._living_since < LEASE_SECONDS:
-            return
-        limit = moment - int(LEASE_SECONDS * 1_000_000)
-        self._dead = sorted(
-            name for name in busy | beats.keys() if name != self.process and beats.get(name, 0) < limit
-        )
-
-    def _sweep(self, process: str) -> None:
-        if not self._sweep_some(process):
-            self._store.forget(process)
-            self._dead.remove(process)
-
-    def _sweep_some(self, process: str) -> int:
-        records = self._store.open_records(process, SWEEP_AT_ONCE)
-        if records:
-            log.warning("%d requests of the process %s, which is gone, are lost", len(records), process)
-            self._commit(Batch(settlements=[_lost(each, "process_died") for each in records]))
-        return len(records)
-
-    def _repair_slots(self) -> None:
-        """Slots are what open records hold, and nothing else."""
-        wrong = self._store.wrong_slots()
-        if wrong:
-            log.error(
-                "slots are put right: %s", ", ".join(f"{id_} {said} -> {n}" for id_, said, n in wrong[:20])
-            )
-            self._store.set_slots([id_ for id_, _said, _n in wrong])
-
     def _end(self) -> None:
-        for orphan in self._orphans:
-            orphan.release()
+        self._sweep.release()
         self._keep_on_disk()
         if self._unsettled:
             log.error("%d settlements are left in the spool", len(self._unsettled))
         try:
             if self._refused and not self._is_down:
-                self._beat_at = 0.0  # when they are written along
+                self._sweep.beat_at = 0.0  # when they are written along
                 self._commit(Batch())
             if not self._unsettled:
                 self._store.forget(self.process)
@@ -610,10 +532,6 @@ def _batch(waiting: list[_Waiting], settlements: list[Settlement]) -> Batch:
         [each.item for each in waiting if isinstance(each.item, Change)],
         settlements,
     )
-
-
-def _lost(of: Settlement | OpenRecord, error_code: str) -> Settlement:
-    return Settlement(of.id, of.token_id, of.user_id, of.team_id, of.key_id, "lost", error_code=error_code)
 
 
 def _nothing_happened(admission: Admission) -> Settlement:

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from accounts.models import AccessToken, TokenActivity
 from relay.directory import read_version
 from relay.errors import AllKeysBusy, BudgetExceeded, RateLimited, RelayError, Unavailable
-from relay.ledger import Admission, Admitted, Ledger, Stale, sqlite, writer
+from relay.ledger import Admission, Admitted, Ledger, Stale, sqlite, sweep
 from relay.ledger.rollups import KEY_COLUMNS, SUM_COLUMNS, contribution, key_of
 from relay.ledger.sql import ROW_COLUMNS
 from relay.limits import Limits
@@ -150,7 +150,7 @@ async def test_an_admission_at_an_old_version_is_stale_and_leaves_nothing(ledger
 async def test_a_refusal_leaves_nothing_but_its_count(
     ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.05)
     ledger = ledgers.open()
     one = await admission(of_team=Limits(points_per_day=0))
 

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from relay.directory import read_version
 from relay.errors import Unavailable
-from relay.ledger import Admission, Admitted, Ledger, Settlement, opening, pipe, postgres, writer
+from relay.ledger import Admission, Admitted, Ledger, Settlement, opening, pipe, postgres, sweep, writer
 from relay.limits import Limits
 from relay.models import Meter, UsageRecord
 from tests.conftest import in_database
@@ -147,7 +147,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(pipe.Pipe, "_synchronize", counted)
     # No heartbeat while they are counted, and no settlement that goes by itself.
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 300.0)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 300.0)
     monkeypatch.setattr(writer, "PATIENT_SECONDS", 300.0)
     return made
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from relay.directory import read_version
 from relay.errors import Unavailable
-from relay.ledger import Admission, Admitted, Ledger, Settlement, writer
+from relay.ledger import Admission, Admitted, Ledger, Settlement, sweep
 from relay.ledger.deciding import Batch, decide
 from relay.ledger.opening import open_store
 from relay.ledger.spool import Spool
@@ -31,8 +31,8 @@ SPOOL = django_settings.CONFIG.data_dir / "spool"
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.03)
-    monkeypatch.setattr(writer, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.03)
+    monkeypatch.setattr(sweep, "LEASE_SECONDS", 0.3)
 
 
 @pytest.fixture(autouse=True)
@@ -117,9 +117,9 @@ async def test_records_of_a_process_that_never_gave_a_sign_of_life_are_lost_too(
 
 
 async def test_more_than_one_bite(quick: None, ledgers: Ledgers) -> None:
-    await in_database(Dead().admit, *await in_database(copies, writer.SWEEP_AT_ONCE * 2 + 50))
+    await in_database(Dead().admit, *await in_database(copies, sweep.SWEEP_AT_ONCE * 2 + 50))
     ledgers.open()
-    assert await becomes({("lost", "process_died"): writer.SWEEP_AT_ONCE * 2 + 50}, outcomes)
+    assert await becomes({("lost", "process_died"): sweep.SWEEP_AT_ONCE * 2 + 50}, outcomes)
     assert await becomes({}, slots)
 
 
@@ -268,7 +268,7 @@ def spoil(**in_flight: int) -> None:
 async def test_slots_are_put_right(
     wrong: dict[str, int], quick: None, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    monkeypatch.setattr(writer, "REPAIR_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "REPAIR_SECONDS", 0.05)
     ledger = ledgers.open()
     many = await in_database(copies, 2)
     await asyncio.gather(*map(ledger.admit, many))
@@ -289,7 +289,7 @@ async def test_slots_that_are_right_stay_while_requests_come_and_go(
     quick: None, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """It counts while others write: never a moment between a meter and its records."""
-    monkeypatch.setattr(writer, "REPAIR_SECONDS", 0.0)
+    monkeypatch.setattr(sweep, "REPAIR_SECONDS", 0.0)
     both = [ledgers.open(), ledgers.open()]
 
     async def one(each: Admission, ledger: Ledger) -> None:

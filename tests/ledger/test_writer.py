@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from relay.errors import AllKeysBusy, BeyondLimit, NoKeyAvailable, RateLimited, RelayError, Unavailable
-from relay.ledger import Admission, Admitted, BadItem, Settlement, Stale, writer
+from relay.ledger import Admission, Admitted, BadItem, Settlement, Stale, sweep, writer
 from relay.ledger.deciding import Page
 from relay.ledger.meters import Meter
 from relay.ledger.rollups import contribution, key_of
-from relay.ledger.spool import Spool
+from relay.ledger.spool import MOST_AT_ONCE, Spool
 from relay.ledger.store import Conflict
 from relay.limits import NEVER, UNLIMITED, Limits
 from relay.pool import Queue
@@ -148,7 +148,7 @@ async def test_a_full_loop_is_asked_for_less_often(kept: Make, monkeypatch: pyte
 async def test_a_refusal_writes_nothing_and_is_counted_once(
     kept: Make, monkeypatch: pytest.MonkeyPatch, limits: Limits, error: type[RelayError], limited: str
 ) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.05)
     here = kept()
     none = admission(of_user=limits)
     before = len(here.store.rows)
@@ -478,7 +478,7 @@ async def test_a_thousand_that_piled_up_are_written_in_bites(kept: Make) -> None
     assert await here.flushed()
 
     sizes = [len(page.updated) for page in here.store.commits[before:] if page.updated]
-    assert sizes == [writer.MOST_AT_ONCE] * 5
+    assert sizes == [MOST_AT_ONCE] * 5
     assert left == [1000] * 5 and here.on_disk() == []
     assert {row.outcome for row in here.store.rows.values()} == {"done"}
     assert here.store.meters["team:1"].in_flight == 0
@@ -1032,7 +1032,7 @@ async def test_it_takes_over_what_a_dead_process_left(kept: Make, tmp_path: Path
 async def test_what_cannot_be_read_stops_no_sweep(
     kept: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.02)
     (tmp_path / "spool" / "a-foreign.jsonl").mkdir(parents=True)
     one = admission()
     left_behind(tmp_path / "spool", settlement(one))
@@ -1071,7 +1071,7 @@ async def test_two_who_start_at_once_take_it_over_once(kept: Make, tmp_path: Pat
 async def test_one_bad_settlement_of_a_dead_process_does_not_stop_the_sweep(
     kept: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.05)
     store, bad, good, others = MemoryStore(), admission(), admission(), admission()
     process = left_behind(tmp_path / "spool", settlement(bad), settlement(good))
     another = left_behind(tmp_path / "spool", settlement(others))
@@ -1089,7 +1089,7 @@ async def test_one_bad_settlement_of_a_dead_process_does_not_stop_the_sweep(
 async def test_an_orphan_is_kept_while_the_database_is_down(
     kept: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(sweep, "HEARTBEAT_SECONDS", 0.05)
     store, ended = MemoryStore(), admission()
     store.rows[ended.id] = row(id=ended.id, outcome="open")
     process = left_behind(tmp_path / "spool", settlement(ended))
