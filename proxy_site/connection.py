@@ -1,33 +1,29 @@
 """One connection under Daphne, hardened by subclassing only: deadlines, back-pressure, limits and refusals before the application.
 
 Stock Daphne buffers without limit for a reader that reads nothing, and reads whole bodies of any size before anything else
-runs. What about a head is refused is in `framing.py`, how much a body may hold in `bodies.py`, how an answer leaves in
-`replies.py`; what listens, drains and stops in `server.py`.
+runs. One of its requests is in `request.py`, all connections of a server in `factory.py`; what about a head is refused in
+`framing.py`, how much a body may hold in `bodies.py`, how an answer leaves in `replies.py`; what listens, drains and stops in
+`server.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import ipaddress
 import logging
 import math
 import socket
 import sys
 from http import HTTPStatus
-from io import BytesIO
 from typing import Any
 
-from daphne.http_protocol import HTTPFactory
-from django.conf import settings
-from twisted.internet.address import IPv4Address
 from twisted.web import http
 
 from proxy_site import access_log, framing
 from proxy_site.access_log import NOT_ANSWERED
-from proxy_site.bodies import SMALL_PAGE_BYTES, Bodies, Share
-from proxy_site.lean import CORS, UNTOLD_PORT, client_address, is_trusted, named
-from proxy_site.replies import DirectReply
+from proxy_site.bodies import SMALL_PAGE_BYTES, Share
+from proxy_site.lean import CORS, client_address, is_trusted, named
+from proxy_site.request import Gate, HardenedRequest
 from relay.api.answers import error_response
 from relay.api.dialects import VERSION, Dialect, spoken
 from relay.api.request import credential_of
@@ -69,10 +65,8 @@ class Phase(enum.Enum):
     REFUSED = enum.auto()  # the client, which reads why and hangs up
 
 
-# In seconds. All connections are looked at once a second: a timer for each would cost more.
+# In seconds.
 DEADLINES = {Phase.NEW: 10.0, Phase.HEAD: 10.0, Phase.BODY: 30.0, Phase.IDLE: 75.0, Phase.REFUSED: 1.0}
-SWEEP_SECONDS = 1.0
-CUT_AT_ONCE = 10
 # A reader that reads next to nothing for so long is cut: its request holds a connection to Poe.
 STUCK_SECONDS = 30.0
 # Slower than so many bytes a second is standing still, in either direction.
@@ -82,97 +76,6 @@ LINGER_BYTES = 500_000
 # Of <linux/tcp.h> and <net/tcp_states.h>; no other system has them.
 _TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _TCP_CLOSE = 7
-
-
-class Gate:
-    """Open or not, for one who waits: an asyncio.Event of a tenth of the size, since every connection has one."""
-
-    __slots__ = ("_is_open", "_waiting")
-
-    def __init__(self) -> None:
-        self._is_open = True
-        self._waiting: asyncio.Future[None] | None = None
-
-    def is_set(self) -> bool:
-        return self._is_open
-
-    def set(self) -> None:
-        self._is_open = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    def clear(self) -> None:
-        self._is_open = False
-
-    async def wait(self) -> None:
-        while not self._is_open:
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-
-
-class HardenedRequest(DirectReply):
-    """One request. Its application's `send` waits while the client does not read."""
-
-    __slots__ = ("can_write", "share")
-    client: Any
-
-    def __init__(self, channel: HardenedChannel, *args: Any) -> None:
-        self.can_write = channel.can_write
-        self.share = Share(channel.factory.bodies)
-        # Not parsed by Twisted: a form of any length would hold up the loop.
-        super().__init__(channel, *args, parsePOSTFormSubmission=False)
-
-    def takes_more(self) -> bool:
-        # All that `super` asks too, in a frame of its own: this runs for each word.
-        is_here = self.startedWriting and not self.finished and self.channel is not None
-        return bool(is_here) and not self._disconnected and self.can_write.is_set()
-
-    def gotLength(self, length: int | None) -> None:
-        # In memory at any length, which is bounded: a temporary file, as Twisted makes, would hold up the loop.
-        self.content = BytesIO()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        if self.channel.may_take(self.share, len(data)):
-            self.content.write(data)
-
-    def process(self) -> Any:
-        # Only Daphne's own command line may set it; a client that sends it would choose the site's root path.
-        self.requestHeaders.removeHeader(b"daphne-root-path")
-        if self.channel.is_behind_proxy():
-            self.client = IPv4Address("TCP", self.channel.client_address(self), UNTOLD_PORT)
-        body = self.content
-        processed = super().process()
-        if not body.closed:
-            # The application has a copy now.
-            body.truncate(0)
-        return processed
-
-    def isSecure(self) -> bool:
-        """Whether the client came by https, by the word of a trusted proxy: the last one's, like its address."""
-        said = self.requestHeaders.getRawHeaders(b"x-forwarded-proto")
-        # The relay itself speaks no TLS.
-        if not said or not self.channel.is_behind_proxy():
-            return False
-        return bool(said[-1].rpartition(b",")[2].strip().lower() == b"https")
-
-    def handle_exception(self, exception: BaseException) -> None:
-        if self.has_said_nothing():
-            super().handle_exception(exception)
-        elif self.channel is not None:
-            # The client must see that this is no proper end.
-            self.channel.transport.abortConnection()
-
-    def finish(self) -> None:
-        self.let_go()
-        super().finish()
-
-    def connectionLost(self, reason: Any) -> None:
-        self.let_go()
-        super().connectionLost(reason)
-
-    def let_go(self) -> None:
-        """Of its body."""
-        self.share.give_back()
 
 
 class HardenedChannel(http.HTTPChannel):
@@ -585,52 +488,6 @@ class HardenedChannel(http.HTTPChannel):
             "headers": [(b"x-forwarded-for", value) for value in forwarded],
         }
         return client_address(scope, self.factory.trusted)
-
-
-class HardenedFactory(HTTPFactory):
-    """Makes the connections of one server and looks after their deadlines."""
-
-    protocol = HardenedChannel
-
-    def __init__(self, server: Any, bodies: Bodies, reactor: Any) -> None:
-        # Not Daphne's, which takes no reactor. No timeout: it is a timer for each connection.
-        http.HTTPFactory.__init__(self, timeout=None, reactor=reactor)
-        self.server = server
-        self.bodies = bodies
-        self.trusted = [ipaddress.ip_network(each) for each in settings.CONFIG.server.trusted_proxies]
-        self.watched: set[HardenedChannel] = set()
-        self.now = reactor.seconds()
-
-    def startFactory(self) -> None:
-        """Without Twisted's own access log, which nobody reads."""
-        self._sweep()
-
-    def log(self, request: Any) -> None:
-        """As above."""
-
-    def buildProtocol(self, addr: Any) -> Any:
-        channel = super().buildProtocol(addr)
-        channel.requestFactory = HardenedRequest
-        return channel
-
-    def _sweep(self) -> None:
-        self.reactor.callLater(SWEEP_SECONDS, self._sweep)
-        self.now = self.reactor.seconds()
-        self._look_at(list(self.watched))
-
-    def _look_at(self, channels: list[HardenedChannel]) -> None:
-        """A few that are cut, and the loop has its turn: a thousand may be late at the same moment."""
-        cut = 0
-        while channels and cut < CUT_AT_ONCE:
-            channel = channels.pop()
-            try:
-                cut += channel in self.watched and channel.is_cut(self.now)
-            except Exception:
-                # One that fails must not keep the others from being looked at.
-                log.exception("a connection cannot be looked after")
-                channel.transport.abortConnection()
-        if channels:
-            self.reactor.callLater(0, self._look_at, channels)
 
 
 def bare_refusal(exc: RelayError, dialect: Dialect, request_id: str, *, with_body: bool) -> bytes:

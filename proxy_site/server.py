@@ -29,8 +29,8 @@ from twisted.logger import (
 
 from proxy_site.accepting import AcceptingPort
 from proxy_site.bodies import Bodies
-from proxy_site.connection import HardenedFactory
 from proxy_site.draining import draining
+from proxy_site.factory import HardenedFactory
 from proxy_site.web_sockets import HardenedWebSocket
 from proxy_site.workers import Seat
 

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from proxy_site.bodies import Bodies
-from proxy_site.connection import HardenedFactory
+from proxy_site.factory import HardenedFactory
 
 PEER = "192.0.2.7"
 
