@@ -1,6 +1,7 @@
 """What exactness costs: the ledger alone in a process, and the relay with it against the same relay without.
 
-`python -m bench.ledger [--quick] [--sqlite | --postgres]` prints figures and goals; the exit status is 1 if one is missed.
+`python -m bench.ledger [--quick] [--sqlite | --postgres] [--proof FILE]` prints figures and goals; the exit status is 1 if one
+is missed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bench import ledger_alone, machine, quiet, servers, tools
+from bench import ledger_alone, machine, proof, quiet, servers, tools
 from bench.faults import rig
-from bench.goals import Goal, at_least, at_most
+from bench.goals import Goal
 from bench.ledger_alone import Figures
+from bench.proof import Proof, Yardstick
 from bench.quiet import QuietMachine
 from bench.servers import CannotStart, Cores, Server
 from bench.works import WORKS, Target, Work, measure
@@ -67,18 +69,15 @@ def alone(kind: str, quick: bool, machine_is: QuietMachine) -> list[Figures]:
     return [Figures(**each) for each in found["figures"]]
 
 
-def alone_goals(kind: str, found: list[Figures]) -> list[Goal]:
+def alone_goals(found: list[Figures], yardstick: Yardstick) -> list[Goal]:
     by_name = {figures.name: figures for figures in found}
+    p99 = by_name[ledger_alone.MANY_BUSY].admit_p99_ms
     goals = [
-        at_most(
-            "admit, 32 at once, loop at 80 %, p99 ms",
-            by_name[ledger_alone.MANY_BUSY].admit_p99_ms,
-            MOST_BUSY_P99_MS,
-        )
+        yardstick.at_most("admit, 32 at once, loop at 80 %, p99 ms", p99, MOST_BUSY_P99_MS, "busy_p99_ms")
     ]
-    if least := LEAST_PER_SECOND.get(kind):
+    if least := LEAST_PER_SECOND.get(yardstick.kind):
         rate = by_name[ledger_alone.FULL].requests_per_s
-        goals.append(at_least("admitted and settled per second", rate, least))
+        goals.append(yardstick.at_least("admitted and settled per second", rate, least, "per_second"))
     return goals
 
 
@@ -144,10 +143,10 @@ def _pair(
     return (our_cpu, stub_cpu), (our_token, stub_token)
 
 
-def whole_goals(kind: str, costs: list[Cost]) -> list[Goal]:
-    limits = (MOST_CPU_US, MOST_FIRST_TOKEN_MS[kind])
+def whole_goals(costs: list[Cost], yardstick: Yardstick) -> list[Goal]:
+    limits = ((MOST_CPU_US, "cpu_us"), (MOST_FIRST_TOKEN_MS[yardstick.kind], "one_p50_ms"))
     return [
-        at_most(f"the ledger's share of: {cost.figure}", cost.difference, limit)
+        yardstick.at_most(f"the ledger's share of: {cost.figure}", cost.difference, *limit)
         for cost, limit in zip(costs, limits, strict=True)
     ]
 
@@ -174,13 +173,29 @@ def _database(kind: str) -> Iterator[tuple[str, Path]]:
             yield url, directory
 
 
-def measure_on(kind: str, quick: bool, cores: Cores, machine_is: QuietMachine) -> list[Goal]:
+def measure_on(
+    kind: str, quick: bool, cores: Cores, machine_is: QuietMachine, file: Path | None
+) -> list[Goal]:
+    """With the proof in `file` before, between and after."""
+    proofs: list[Proof] = []
+
+    def look_at_the_proof() -> None:
+        if file is not None:
+            with _database(kind) as (url, _directory):
+                proofs.append(machine_is.measured(partial(proof.measure, file, kind, url)))
+
     print(f"\n{kind}\n", flush=True)
+    look_at_the_proof()
     figures = alone(kind, quick, machine_is)
     print(alone_table(figures) + "\n", flush=True)
+    look_at_the_proof()
     costs = whole(kind, quick, cores, machine_is)
     print(whole_table(costs) + "\n", flush=True)
-    goals = [*alone_goals(kind, figures), *whole_goals(kind, costs)]
+    look_at_the_proof()
+    yardstick = Yardstick(kind, Proof.median_of(proofs) if proofs else None)
+    if yardstick.now is not None:
+        print(proof.table(kind, yardstick.now) + "\n", flush=True)
+    goals = [*alone_goals(figures, yardstick), *whole_goals(costs, yardstick)]
     print("\n".join(map(str, goals)), flush=True)
     return goals
 
@@ -190,6 +205,9 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a look, not a measurement")
     parser.add_argument("--sqlite", action="store_true", help="only on SQLite")
     parser.add_argument("--postgres", action="store_true", help="only on PostgreSQL")
+    parser.add_argument(
+        "--proof", type=Path, metavar="FILE", help="judge shares of what ledger_spike.py takes beside it"
+    )
     quiet.add_arguments(parser)
     said = parser.parse_args(given)
     machine_is = quiet.asked_for(said)
@@ -199,7 +217,7 @@ def main(given: list[str] | None = None) -> int:
         goals = [
             goal
             for kind in wanted or [rig.SQLITE, rig.POSTGRES]
-            for goal in measure_on(kind, said.quick, cores, machine_is)
+            for goal in measure_on(kind, said.quick, cores, machine_is, said.proof)
         ]
     except (tools.CannotBuild, CannotStart) as exc:
         print(f"bench: {exc}", file=sys.stderr)

@@ -180,6 +180,17 @@ def test_gaps_count_only_beside_each_other_when_both_keep_up(ours: float, theirs
     assert str(goal).endswith(": 1.00" if said == "ok" else ": not measured")
 
 
+@pytest.mark.parametrize(("name", "limit"), [(report.NGINX, 30 / 16), (report.DIRECT, 30 / 11)])
+def test_whoever_always_keeps_up_tells_of_gaps_and_of_nothing_else(name: str, limit: float) -> None:
+    paced = replace(ONE, chunks_per_s=25_600, gap_p99_ms=20)
+    relay = replace(RELAY, rounds={**RELAY.rounds, "paced": [replace(paced, gap_p99_ms=40)]})
+    yardstick = Result(name, {"ns": [ONE], "burst": [ONE], "ttft": [ONE], "paced": [paced]}, yardstick=True)
+
+    (goal,) = peers.goals([relay, yardstick], [])
+
+    assert (goal.seen, goal.is_met) == (2.0, limit >= 2)
+
+
 def test_what_was_not_to_be_measured_and_who_is_not_known_from_then_have_no_goals() -> None:
     only_ns = replace(RELAY, rounds={"ns": RELAY.rounds["ns"]})
 
