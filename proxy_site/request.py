@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 
 from proxy_site.bodies import Share
 from proxy_site.lean import UNTOLD_PORT
 from proxy_site.replies import DirectReply
-
-if TYPE_CHECKING:
-    from proxy_site.connection import HardenedChannel
 
 
 class Gate:
@@ -48,7 +45,8 @@ class HardenedRequest(DirectReply):
     __slots__ = ("can_write", "share")
     client: Any
 
-    def __init__(self, channel: HardenedChannel, *args: Any) -> None:
+    def __init__(self, channel: Any, *args: Any) -> None:
+        """`channel`: the HardenedChannel that it came over."""
         self.can_write = channel.can_write
         self.share = Share(channel.factory.bodies)
         # Not parsed by Twisted: a form of any length would hold up the loop.
