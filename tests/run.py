@@ -11,18 +11,23 @@ import psycopg
 
 from tests import postgres
 
-# What runs without a database, beside one of its own, or whatever its database is, needs no second time.
+# What runs without a database, beside one of its own, or whatever its database is, needs no second time. So does what a browser
+# shows: that all pages answer is asked without one, on both.
 ONCE = (
+    "browser",
     "upstreams",
     "wire",
     "shaping",
     "bench/test_bench.py",
     "bench/test_pairs.py",
     "bench/test_peers.py",
+    "bench/test_proof.py",
+    "bench/test_scale.py",
     "demo",
     "deploy",
     "pool/test_simulator.py",
     "test_access_log.py",
+    "test_run.py",
     "test_server.py",
     "test_smuggling.py",
     "test_workers.py",
