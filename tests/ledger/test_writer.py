@@ -121,11 +121,15 @@ async def test_a_full_loop_is_asked_for_less_often(kept: Make, monkeypatch: pyte
 
     async def written_together(loop_is_full: bool) -> list[int]:
         gate = Gate(here.store)
-        several = [asyncio.create_task(here.ledger.admit(admission())) for _ in range(4)]
+        several = [asyncio.create_task(here.ledger.admit(admission()))]
         await gate.reached()
+        # One alone is at the door: these are a crowd behind it.
+        several += [asyncio.create_task(here.ledger.admit(admission())) for _ in range(3)]
+        await asyncio.sleep(0.01)
         before = len(here.store.commits)
         gate.open()
         if loop_is_full:
+            assert wait_for(lambda: sum(len(page.inserted) for page in here.store.commits[before:]) == 4)
             time.sleep(0.1)  # noqa: ASYNC251 this is how it is full
         await asyncio.gather(*several)
         first = asyncio.create_task(here.ledger.admit(admission()))
