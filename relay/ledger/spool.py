@@ -21,7 +21,7 @@ from relay.ledger.items import Settlement
 log = logging.getLogger(__name__)
 SUFFIX = ".jsonl"
 # What piled up while the database was down is written in transactions of this many.
-MOST_AT_ONCE = 200
+SETTLEMENTS_AT_ONCE = 200
 
 
 def new_process_name() -> str:

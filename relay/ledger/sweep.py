@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from relay.ledger.deciding import Batch
 from relay.ledger.items import BadItem, Settlement
-from relay.ledger.spool import MOST_AT_ONCE, Orphan, Spool
+from relay.ledger.spool import SETTLEMENTS_AT_ONCE, Orphan, Spool
 from relay.ledger.store import OpenRecord, Store
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Sweep:
         self._commit = commit
         self._commit_or_give_up = commit_or_give_up
         # When the next sign of life is due, and whether one was given since the last look at the others.
-        self.beat_at = 0.0
+        self._beat_at = 0.0
         self._has_beaten = False
         self._living_since: float | None = None
         # By the database's clock.
@@ -47,23 +47,33 @@ class Sweep:
         self._dead: list[str] = []
 
     @property
+    def beat_at(self) -> float:
+        return self._beat_at
+
+    def beat_now(self) -> None:
+        """The next sign of life is due."""
+        self._beat_at = 0.0
+
+    @property
     def has_found_some(self) -> bool:
         """Dead ones, of whom something is left to do."""
         return bool(self._orphans or self._dead)
 
-    def has_beaten(self) -> None:
+    def note_beat(self) -> None:
         """The sign of life was written."""
         now = time.monotonic()
-        if self._living_since is None or now - self.beat_at > LEASE_SECONDS / 2:
+        if self._living_since is None or now - self._beat_at > LEASE_SECONDS / 2:
             self._living_since = now
-        self.beat_at, self._has_beaten = now + HEARTBEAT_SECONDS, True
+        self._beat_at, self._has_beaten = now + HEARTBEAT_SECONDS, True
 
-    def is_interrupted(self) -> None:
+    def interrupt(self) -> None:
         """The database could not be reached: others may not have been able to give a sign either."""
         self._living_since = None
 
     def step(self) -> None:
-        """Raises what the database says, or BadItem: it is gone on with after the next sign of life."""
+        """Raises what the database says, or BadItem. An orphan is tried again with the next step; the dead are looked for again
+        after the next sign of life.
+        """
         try:
             if self._orphans:
                 self._adopt(self._orphans[0])
@@ -84,8 +94,8 @@ class Sweep:
 
     def _adopt(self, orphan: Orphan) -> None:
         """A dead process of this host, proven by its released lock: its settlements first, then what it left open."""
-        for start in range(0, len(orphan.settlements), MOST_AT_ONCE):
-            some = orphan.settlements[start : start + MOST_AT_ONCE]
+        for start in range(0, len(orphan.settlements), SETTLEMENTS_AT_ONCE):
+            some = orphan.settlements[start : start + SETTLEMENTS_AT_ONCE]
             try:
                 self._commit(Batch(settlements=some))
             except BadItem:

@@ -24,7 +24,7 @@ from relay.errors import AllKeysBusy, BeyondLimit, RateLimited, RelayError, Unav
 from relay.ledger.deciding import Answer, Batch, MissingMeters, Page, RefusalKey, decide, too_slow
 from relay.ledger.items import NOT_STARTED, Admission, Admitted, BadItem, Change, Settlement, Settling
 from relay.ledger.rollups import hour_of
-from relay.ledger.spool import MOST_AT_ONCE, Spool
+from relay.ledger.spool import SETTLEMENTS_AT_ONCE, Spool
 from relay.ledger.store import Conflict, Store
 from relay.ledger.sweep import Sweep, lost
 
@@ -286,7 +286,7 @@ class Ledger:
         due_at = self._retry_at if self._is_down else self._sweep.beat_at
         if not waiting and (self._is_down or not self._unsettled) and time.monotonic() < due_at:
             return self._keep_what_waits()
-        settlements = self._unsettled[:MOST_AT_ONCE]
+        settlements = self._unsettled[:SETTLEMENTS_AT_ONCE]
         batch = _batch(waiting, settlements)
         self._began_at = time.monotonic()
         try:
@@ -363,7 +363,7 @@ class Ledger:
             if not self._refused[key]:
                 del self._refused[key]
         if page.heartbeat:
-            self._sweep.has_beaten()
+            self._sweep.note_beat()
 
     def _succeeded(self, settlements: int) -> None:
         """So many of those that wait are written."""
@@ -409,7 +409,7 @@ class Ledger:
         if not self._is_down:
             log.warning("the ledger cannot be written: %s: %s", type(exc).__name__, _first_line(exc))
         self._is_down = True
-        self._sweep.is_interrupted()
+        self._sweep.interrupt()
         self._retry_at = time.monotonic() + self._retry_after
         self._retry_after = min(self._retry_after * 2, RETRY_MOST)
         # The commit may have succeeded all the same: whoever waits settles an admission as nothing when told this.
@@ -491,7 +491,7 @@ class Ledger:
             log.error("%d settlements are left in the spool", len(self._unsettled))
         try:
             if self._refused and not self._is_down:
-                self._sweep.beat_at = 0.0  # when they are written along
+                self._sweep.beat_now()  # when they are written along
                 self._commit(Batch())
             if not self._unsettled:
                 self._store.forget(self.process)

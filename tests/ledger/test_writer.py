@@ -22,7 +22,7 @@ from relay.ledger import Admission, Admitted, BadItem, Settlement, Stale, sweep,
 from relay.ledger.deciding import Page
 from relay.ledger.meters import Meter
 from relay.ledger.rollups import contribution, key_of
-from relay.ledger.spool import MOST_AT_ONCE, Spool
+from relay.ledger.spool import SETTLEMENTS_AT_ONCE, Spool
 from relay.ledger.store import Conflict
 from relay.limits import NEVER, UNLIMITED, Limits
 from relay.pool import Queue
@@ -482,7 +482,7 @@ async def test_a_thousand_that_piled_up_are_written_in_bites(kept: Make) -> None
     assert await here.flushed()
 
     sizes = [len(page.updated) for page in here.store.commits[before:] if page.updated]
-    assert sizes == [MOST_AT_ONCE] * 5
+    assert sizes == [SETTLEMENTS_AT_ONCE] * 5
     assert left == [1000] * 5 and here.on_disk() == []
     assert {row.outcome for row in here.store.rows.values()} == {"done"}
     assert here.store.meters["team:1"].in_flight == 0
