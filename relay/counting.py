@@ -23,6 +23,8 @@ from tiktoken import _tiktoken  # the core alone: tiktoken.Encoding keeps a seco
 from relay.events import ChatRequest, FilePart, TextPart, ToolCallPart, ToolResultPart
 
 RANKS = Path(__file__).parent / "data" / "o200k_base.tiktoken.gz"
+# OpenAI's. Without what looks ahead in it an automaton would match it: 1.2 to 1.7 times as fast for English, and thirty times slower
+# for a text of many different characters, which anybody may send.
 PATTERN = "|".join(
     (
         r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",

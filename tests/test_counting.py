@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -76,6 +77,7 @@ def test_a_text_has_at_most_as_many_tokens_as_bytes(text: str) -> None:
     assert bool(text) <= counting.count(text) <= len(text.encode())
 
 
+ALL_KINDS = [chr(each) for each in range(0x80, 0x1FFFF) if not 0xD800 <= each < 0xE000]
 LONG = {
     "a": ("a" * 300_000, 37_500),
     "space": (" " * 300_000, 2352),
@@ -89,6 +91,10 @@ LONG = {
     "mixed case": ("aB" * 150_000, None),
     "emoji": (FAMILY * 20_000, None),
     "blank lines": (" \n" * 150_000, None),
+    "blanks and words": ("\n x  a" * 50_000, None),
+    # Of many kinds: an automaton that grows with each of them took forty times as long as it does for prose.
+    "any characters": ("".join(random.Random(1).choices(ALL_KINDS, k=60_000)), None),
+    "any letters": ("".join(random.Random(1).choices(ALL_KINDS[:0x780], k=60_000)), None),
 }
 
 
