@@ -45,8 +45,7 @@ class HardenedRequest(DirectReply):
     __slots__ = ("can_write", "share")
     client: Any
 
-    def __init__(self, channel: Any, *args: Any) -> None:
-        """`channel`: the HardenedChannel that it came over."""
+    def __init__(self, channel: Any, *args: Any) -> None:  # a HardenedChannel, as `self.channel` is
         self.can_write = channel.can_write
         self.share = Share(channel.factory.bodies)
         # Not parsed by Twisted: a form of any length would hold up the loop.

@@ -11,8 +11,8 @@ import psycopg
 
 from tests import postgres
 
-# What runs without a database, beside one of its own, or whatever its database is, needs no second time. So does what a browser
-# shows: that all pages answer is asked without one, on both.
+# What runs without a database, beside one of its own, or whatever its database is, needs no second time. Nor does what a browser
+# shows and does: that all pages answer, and what their forms write, is asked without one on both.
 ONCE = (
     "browser",
     "upstreams",
