@@ -24,7 +24,7 @@ from bench import ledger_alone, machine, proof, quiet, servers, tools
 from bench.faults import rig
 from bench.goals import Goal
 from bench.ledger_alone import Figures
-from bench.proof import Proof, Yardstick
+from bench.proof import Figure, Proof, Yardstick
 from bench.quiet import QuietMachine
 from bench.servers import CannotStart, Cores, Server
 from bench.works import WORKS, Target, Work, measure
@@ -73,11 +73,15 @@ def alone_goals(found: list[Figures], yardstick: Yardstick) -> list[Goal]:
     by_name = {figures.name: figures for figures in found}
     p99 = by_name[ledger_alone.MANY_BUSY].admit_p99_ms
     goals = [
-        yardstick.at_most("admit, 32 at once, loop at 80 %, p99 ms", p99, MOST_BUSY_P99_MS, "busy_p99_ms")
+        yardstick.at_most(
+            "admit, 32 at once, loop at 80 %, p99 ms", p99, MOST_BUSY_P99_MS, lambda its: its.busy_p99_ms
+        )
     ]
     if least := LEAST_PER_SECOND.get(yardstick.kind):
         rate = by_name[ledger_alone.FULL].requests_per_s
-        goals.append(yardstick.at_least("admitted and settled per second", rate, least, "per_second"))
+        goals.append(
+            yardstick.at_least("admitted and settled per second", rate, least, lambda its: its.per_second)
+        )
     return goals
 
 
@@ -144,7 +148,10 @@ def _pair(
 
 
 def whole_goals(costs: list[Cost], yardstick: Yardstick) -> list[Goal]:
-    limits = ((MOST_CPU_US, "cpu_us"), (MOST_FIRST_TOKEN_MS[yardstick.kind], "one_p50_ms"))
+    limits: tuple[tuple[float, Figure], ...] = (
+        (MOST_CPU_US, lambda its: its.cpu_us),
+        (MOST_FIRST_TOKEN_MS[yardstick.kind], lambda its: its.one_p50_ms),
+    )
     return [
         yardstick.at_most(f"the ledger's share of: {cost.figure}", cost.difference, *limit)
         for cost, limit in zip(costs, limits, strict=True)
@@ -173,6 +180,11 @@ def _database(kind: str) -> Iterator[tuple[str, Path]]:
             yield url, directory
 
 
+def _proof(file: Path, kind: str) -> Proof:
+    with _database(kind) as (url, _directory):
+        return proof.measure(file, kind, url)
+
+
 def measure_on(
     kind: str, quick: bool, cores: Cores, machine_is: QuietMachine, file: Path | None
 ) -> list[Goal]:
@@ -181,8 +193,7 @@ def measure_on(
 
     def look_at_the_proof() -> None:
         if file is not None:
-            with _database(kind) as (url, _directory):
-                proofs.append(machine_is.measured(partial(proof.measure, file, kind, url)))
+            proofs.append(machine_is.measured(partial(_proof, file, kind)))
 
     print(f"\n{kind}\n", flush=True)
     look_at_the_proof()

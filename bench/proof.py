@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
@@ -41,18 +41,19 @@ class Proof:
         return cls(*map(median, zip(*map(astuple, rounds), strict=True)))
 
 
-TITLES = (
-    "admit p50 ms, one at a time",
-    "CPU µs / request",
-    "admit p99 ms, loop at 80 %",
-    "admitted and settled / s",
-)
+Figure = Callable[[Proof], float]
+FIGURES: dict[str, Figure] = {
+    "admit p50 ms, one at a time": lambda its: its.one_p50_ms,
+    "CPU µs / request": lambda its: its.cpu_us,
+    "admit p99 ms, loop at 80 %": lambda its: its.busy_p99_ms,
+    "admitted and settled / s": lambda its: its.per_second,
+}
 # As its own first lines tell, on the machine of 2026-11-22.
 THEN = {rig.SQLITE: Proof(0.31, 57, 4.0, 7600), rig.POSTGRES: Proof(1.05, 91, 9.4, 4400)}
 
 
 def measure(file: Path, kind: str, url: str) -> Proof:
-    """On an empty database."""
+    """On a database that is empty at first."""
     one = _run(file, kind, url, 1, ONE_BY_ONE, IDLE)
     many = _run(file, kind, url, AT_ONCE, REQUESTS, IDLE)
     busy = _run(file, kind, url, AT_ONCE, REQUESTS, BUSY)
@@ -78,28 +79,28 @@ def _run(file: Path, kind: str, url: str, at_once: int, requests: int, busy: flo
 def table(kind: str, now: Proof) -> str:
     """How slow the machine is for it."""
     rows = [
-        f"| {title} | {then:,g} | {seen:,.2f} | {seen / then:.2f} |"
-        for title, then, seen in zip(TITLES, astuple(THEN[kind]), astuple(now), strict=True)
+        f"| {title} | {of(THEN[kind]):,g} | {of(now):,.2f} | {of(now) / of(THEN[kind]):.2f} |"
+        for title, of in FIGURES.items()
     ]
     return "\n".join(["| the proof | then | now | now / then |\n|---|---:|---:|---:|", *rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Yardstick:
-    """Judges a figure as it is, or as a share of what the proof takes beside it."""
+    """Judges a figure as it is, or as a share of one `of` the proof's, taken beside it."""
 
     kind: str
     # None: as it is.
     now: Proof | None = None
 
-    def at_most(self, text: str, seen: float, limit: float, figure: str) -> Goal:
-        return at_most(*self._measured(text, seen, limit, figure))
+    def at_most(self, text: str, seen: float, limit: float, of: Figure) -> Goal:
+        return at_most(*self._measured(text, seen, limit, of))
 
-    def at_least(self, text: str, seen: float, limit: float, figure: str) -> Goal:
-        return at_least(*self._measured(text, seen, limit, figure))
+    def at_least(self, text: str, seen: float, limit: float, of: Figure) -> Goal:
+        return at_least(*self._measured(text, seen, limit, of))
 
-    def _measured(self, text: str, seen: float, limit: float, figure: str) -> tuple[str, float, float]:
+    def _measured(self, text: str, seen: float, limit: float, of: Figure) -> tuple[str, float, float]:
         if self.now is None:
             return text, seen, limit
-        then, now = getattr(THEN[self.kind], figure), getattr(self.now, figure)
+        then, now = of(THEN[self.kind]), of(self.now)
         return f"{text}, of the proof's ({limit:,g} / {then:,g})", seen / now, limit / then

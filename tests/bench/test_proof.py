@@ -47,7 +47,7 @@ def test_a_proof_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_a_figure_is_judged_as_it_is_where_no_proof_was_asked() -> None:
-    goal = Yardstick(rig.SQLITE).at_most("admit", 15.5, 15, "busy_p99_ms")
+    goal = Yardstick(rig.SQLITE).at_most("admit", 15.5, 15, lambda its: its.busy_p99_ms)
 
     assert str(goal) == "MISS admit (at most 15): 15.50"
 
@@ -62,14 +62,17 @@ def test_a_figure_is_judged_as_it_is_where_no_proof_was_asked() -> None:
 def test_a_machine_that_is_slower_for_the_proof_is_slower_for_the_ledger(seen: float, said: str) -> None:
     twice = Proof(0.62, 114, 8.0, 3800)
 
-    assert str(Yardstick(rig.SQLITE, twice).at_most("admit", seen, 15, "busy_p99_ms")) == said
+    assert str(Yardstick(rig.SQLITE, twice).at_most("admit", seen, 15, lambda its: its.busy_p99_ms)) == said
 
 
 @pytest.mark.parametrize(("seen", "is_met"), [(2000, True), (1999, False)])
 def test_as_many_a_second_are_asked_for_as_the_machine_has_for_the_proof(seen: float, is_met: bool) -> None:
     half = Proof(2.1, 182, 18.8, 2200)
 
-    assert Yardstick(rig.POSTGRES, half).at_least("each second", seen, 4000, "per_second").is_met is is_met
+    assert (
+        Yardstick(rig.POSTGRES, half).at_least("each second", seen, 4000, lambda its: its.per_second).is_met
+        is is_met
+    )
 
 
 def test_each_cost_is_measured_against_its_own_figure_of_the_proof() -> None:
