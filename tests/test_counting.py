@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import gzip
 import random
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiktoken import _tiktoken
 
 from relay import counting
 from relay.events import ChatRequest, FilePart, Message, TextPart, ToolCallPart, ToolResultPart
@@ -69,6 +72,28 @@ def loaded() -> None:
 )
 def test_it_counts_as_openai_does(text: str, tokens: int) -> None:
     assert counting.count(text) == tokens
+
+
+BLANKS = [*" \t\n\r\x0b\x0c\x1c\x85\xa0\u2003\u2028\u3000\u200b", "  ", "\r\n", "\n\n    ", "\n\t\t"]
+spaced = st.lists(st.sampled_from([*BLANKS, *SCRAPS]), max_size=20).map("".join)
+
+
+@pytest.fixture(scope="module")
+def openais() -> Callable[[str], list[int]]:
+    """With the pattern as OpenAI has it: no group."""
+    lines = gzip.decompress(counting.RANKS.read_bytes()).splitlines()
+    ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
+    pattern = "|".join((*counting.WORDS, r"\s+(?!\S)", r"\s+"))
+    encode: Callable[[str], list[int]] = _tiktoken.CoreBPE(ranks, {}, pattern).encode_ordinary
+    return encode
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.one_of(spaced, texts))
+@example(text="def f(a):\n    return  a\n\n\tx = 1 \n  ")
+@example(text="one  two   3    !\n  \n four \r\n five\u3000\u3000六 \xa0 七")
+def test_the_group_in_its_pattern_changes_nothing(text: str, openais: Callable[[str], list[int]]) -> None:
+    assert counting._encode(text) == openais(text)
 
 
 @settings(max_examples=200, deadline=None)
