@@ -35,8 +35,7 @@ class Kept:
     def let_go(self) -> None:
         """As the kernel does when a process is killed: its files are closed, and so are their locks released."""
         self.spool._file.close()
-        for orphan in self.ledger._sweep._orphans:
-            orphan.release()
+        self.ledger._sweep.release()
 
     def is_running(self) -> bool:
         return self.ledger._thread.is_alive()
