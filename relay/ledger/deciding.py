@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from functools import lru_cache
+from itertools import repeat
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -186,7 +188,12 @@ class Batch:
 
 
 def owners(of: Admission | Settlement | Row) -> tuple[str, str, str]:
-    return (f"token:{of.token_id}", f"user:{of.user_id}", f"team:{of.team_id}")
+    return _owners(of.token_id, of.user_id, of.team_id)
+
+
+@lru_cache(maxsize=4096)
+def _owners(token_id: int, user_id: int, team_id: int) -> tuple[str, str, str]:
+    return (f"token:{token_id}", f"user:{user_id}", f"team:{team_id}")
 
 
 def _carriers(candidate: Candidate) -> tuple[str, str]:
@@ -314,41 +321,56 @@ def admit(page: Page, admission: Admission) -> Answer:
         rules.drain(meter, limits, page.now)
     token, user, team = found
     periods.turn(token, user, team, admission.time_zone, page.now)
-    refusal: RelayError | None = beyond_limit(admission)
-    if refusal is not None:
-        return refusal
     its_rules = rules.OWN_RULES if admission.accounting == "own" else rules.RULES
+    refusal: RelayError | None = None
     for reservation in admission.reservations:
-        refusal = refusal_of(found, admission.limits, reservation, its_rules)
-        if refusal is None:
-            return _take(page, admission, reservation, found)
+        is_ample = all(map(rules.is_ample, found, admission.limits, repeat(reservation)))
+        # What leaves ample room is refused by none: almost always that is all that is to be asked.
+        if not is_ample:
+            refusal = refusal_of(found, admission.limits, reservation, its_rules)
+        if is_ample or refusal is None:
+            return _take(page, admission, reservation, found, is_ample)
     assert refusal is not None
+    if (never := beyond_limit(admission)) is not None:
+        return never
     if isinstance(refusal, RateLimited):
         refusal.rate_limits = standing(found, admission.limits)
     return refusal
 
 
-def _take(page: Page, admission: Admission, reservation: Reservation, found: list[Meter]) -> Answer:
+def _take(
+    page: Page, admission: Admission, reservation: Reservation, found: list[Meter], is_ample: bool
+) -> Answer:
     claimed = _claim(page, admission.candidates)
     if isinstance(claimed, RelayError):
         if isinstance(claimed, RateLimited):
             claimed.rate_limits = standing(found, admission.limits)
         return claimed
-    candidate, is_probe = claimed
-    scarce = rules.is_scarce(page.meters[f"key:{candidate.key_id}"], candidate.key_limits, NOTHING)
-    more = reservation.times(rules.AMPLE)
     for meter, limits in zip(found, admission.limits, strict=True):
         rules.take(meter, limits, reservation)
         meter.in_flight += 1
-        scarce = scarce or rules.is_scarce(meter, limits, more)
     page.changed(found)
-    admitted = Admitted(candidate.key_id, reservation, standing(found, admission.limits), scarce, is_probe)
-    page.inserted.append(_row(page.process, admission, reservation, candidate, found))
+    admitted = Admitted(
+        claimed.candidate.key_id,
+        reservation,
+        standing(found, admission.limits),
+        room_is_scarce=not (is_ample and claimed.is_ample),
+        is_probe=claimed.is_probe,
+    )
+    page.inserted.append(_row(page.process, admission, reservation, claimed.candidate, found))
     return admitted
 
 
-def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bool] | RelayError:
-    """The first key with a slot free, taken, and whether it is tried after a block."""
+class _Claimed(NamedTuple):
+    """A key's slot; whether many more are free; whether the key is tried after a block."""
+
+    candidate: Candidate
+    is_ample: bool
+    is_probe: bool
+
+
+def _claim(page: Page, candidates: tuple[Candidate, ...]) -> _Claimed | RelayError:
+    """The first key with a slot free, taken."""
     wait = math.inf
     is_busy = False
     for candidate in candidates:
@@ -360,7 +382,10 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
         rules.drain(key, candidate.key_limits, page.now)
         rules.drain(account, candidate.account_limits, page.now)
         key_limits, account_limits = candidate.key_limits, candidate.account_limits
-        if rules.fits(key, key_limits, NOTHING) and rules.fits(account, account_limits, NOTHING):
+        is_ample = rules.is_ample(key, key_limits, NOTHING)
+        if (is_ample or rules.fits(key, key_limits, NOTHING)) and rules.fits(
+            account, account_limits, NOTHING
+        ):
             rules.take(key, key_limits, NOTHING)
             rules.take(account, account_limits, NOTHING)
             key.in_flight += 1
@@ -368,7 +393,7 @@ def _claim(page: Page, candidates: tuple[Candidate, ...]) -> tuple[Candidate, bo
                 rules.try_out(key, page.now)
                 rules.try_out(account, page.now)
             page.changed((key, account))
-            return candidate, is_probe
+            return _Claimed(candidate, is_ample, is_probe)
         refusals = refusals_of(((key, key_limits), (account, account_limits)), NOTHING, rules.RULES)
         wait, is_busy = min(wait, max(each.wait_seconds for _whose, each in refusals)), True
     if not is_busy and wait > SOON:
@@ -499,9 +524,8 @@ def _change_key(page: Page, row: Row, candidates: tuple[Candidate, ...]) -> bool
         old.in_flight += held
         return claimed
     page.changed([old])
-    candidate, is_probe = claimed
-    row.key_id, row.key_name = candidate.key_id, candidate.key_name
-    return is_probe
+    row.key_id, row.key_name = claimed.candidate.key_id, claimed.candidate.key_name
+    return claimed.is_probe
 
 
 def standing(found: list[Meter], limits: tuple[Limits, ...]) -> RateLimits:

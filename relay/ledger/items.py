@@ -59,10 +59,6 @@ class Reservation(Struct, frozen=True):
     def tokens(self) -> int:
         return self.prompt_tokens + self.output_tokens
 
-    def times(self, count: int) -> Reservation:
-        prompt, output, images, points = self.prompt_tokens, self.output_tokens, self.images, self.points
-        return Reservation(count * prompt, count * output, count * images, count * points)
-
 
 def reserve(rates: RateCard, prompt_tokens: int, output_tokens: int, images: int) -> Reservation:
     points = rates.points(prompt_tokens, output_tokens, images)

@@ -96,15 +96,35 @@ def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
         meter.tokens_level += tokens * UNIT
 
 
-# So many more requests are to fit before what is left is scarce.
+# Room for so many more requests like it is ample.
 AMPLE = 10
+IT_AND_ANOTHER = 2 * UNIT
+IT_AND_MORE = 1 + AMPLE
 
 
-def is_scarce(meter: Meter, limits: Limits, more: Reservation) -> bool:
-    """Whether more than half of the slots are taken, or not as much `more` is left."""
-    if limits.requests_in_flight is not None and meter.in_flight * 2 > limits.requests_in_flight:
-        return True
-    return not fits(meter, limits, more)
+def is_ample(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
+    """Whether a request with this reservation fits and leaves half of the slots free, and what as many more would need."""
+    return limits is UNLIMITED or (
+        (
+            limits.requests_per_minute is None
+            or meter.requests_level + IT_AND_ANOTHER <= limits.requests_per_minute * UNIT
+        )
+        and (
+            limits.tokens_per_minute is None
+            or meter.tokens_level
+            + (reservation.prompt_tokens + reservation.output_tokens) * IT_AND_MORE * UNIT
+            <= limits.tokens_per_minute * UNIT
+        )
+        and (limits.requests_in_flight is None or (meter.in_flight + 1) * 2 <= limits.requests_in_flight)
+        and (
+            limits.points_per_day is None
+            or meter.day_points + reservation.points * IT_AND_MORE <= limits.points_per_day
+        )
+        and (
+            limits.points_per_month is None
+            or meter.month_points + reservation.points * IT_AND_MORE <= limits.points_per_month
+        )
+    )
 
 
 def blocked_for(key: Meter, account: Meter, now: int) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from datetime import UTC, datetime
-from operator import add, sub
+from functools import lru_cache
+from operator import neg
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,21 +37,31 @@ class Hours:
     """Sums to be added to relay_usagehour, by its key."""
 
     def __init__(self) -> None:
-        self.sums: dict[Key, list[int]] = defaultdict(lambda: [0] * len(SUM_COLUMNS))
+        self._added: dict[Key, list[tuple[int, ...]]] = defaultdict(list)
 
     def add(self, row: Row, sign: int) -> None:
-        key = key_of(row)
-        self.sums[key] = list(map(add if sign > 0 else sub, self.sums[key], contribution(row)))
+        values = contribution(row)
+        self._added[key_of(row)].append(values if sign > 0 else tuple(map(neg, values)))
+
+    @property
+    def sums(self) -> dict[Key, list[int]]:
+        return {key: list(map(sum, zip(*added, strict=True))) for key, added in self._added.items()}
 
     def rows(self) -> list[tuple[Any, ...]]:
         """In the order in which they are locked."""
-        return [(*key, *self.sums[key]) for key in sorted(self.sums) if any(self.sums[key])]
+        return [(*key, *sums) for key, sums in sorted(self.sums.items()) if any(sums)]
 
 
 def hour_of(moment: datetime) -> datetime:
     if moment.tzinfo is not UTC:
         moment = moment.astimezone(UTC)
-    return moment.replace(minute=0, second=0, microsecond=0)
+    return _hour(moment.year, moment.month, moment.day, moment.hour)
+
+
+@lru_cache(maxsize=64)
+def _hour(year: int, month: int, day: int, hour: int) -> datetime:
+    """One object for all that ask: it is a part of keys, and keeps its hash."""
+    return datetime(year, month, day, hour, tzinfo=UTC)
 
 
 def key_of(row: Row) -> Key:

@@ -85,7 +85,7 @@ OTHER_VALUES = attrgetter(*OTHER_COLUMNS)
 STARTED_AT = sql.ROW_COLUMNS.index("started_at")
 
 MAKE_METERS = _insert("relay_meter", sql.METER_COLUMNS, "ON CONFLICT (id) DO NOTHING")
-WRITE_METERS = _update("relay_meter", sql.METER_COLUMNS[1:])
+WRITE_METERS = _insert("relay_meter", sql.METER_COLUMNS, sql.CHANGE_METERS)
 WRITE_ROWS = _update("relay_usagerecord", sql.CHANGED_COLUMNS)
 INSERT_RECORDS = _insert("relay_usagerecord", ("id", "started_at", *OTHER_COLUMNS))
 ADD_HOURS = _insert("relay_usagehour", sql.HOUR_COLUMNS, sql.ADD_HOURS)

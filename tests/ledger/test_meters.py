@@ -328,6 +328,31 @@ def test_what_fits_is_what_no_rule_refuses(
     assert meters.fits(meter, its, wanted) is all(rule(meter, its, wanted) is None for rule in meters.RULES)
 
 
+@quick
+@given(
+    st.tuples(*[st.none() | st.integers(0, 40)] * 5),
+    st.tuples(*[st.integers(0, 20)] * 5),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_room_is_ample_if_half_of_the_slots_and_ten_times_as_much_are_left_behind(
+    limits: tuple[int | None, ...], used: tuple[int, ...], tokens: int, points: int
+) -> None:
+    its, wanted = Limits(*limits), Reservation(tokens, tokens, 0, points)
+    unit = meters.UNIT // 2
+    meter = Meter("team:1", NOON, used[0] * unit, used[1] * unit, used[2], 9**10, used[3], 9**10, used[4])
+
+    is_ample = meters.is_ample(meter, its, wanted)
+
+    assert not is_ample or meters.fits(meter, its, wanted)
+    meters.take(meter, its, wanted)
+    meter.in_flight += 1
+    has_slots = its.requests_in_flight is None or meter.in_flight * 2 <= its.requests_in_flight
+    assert is_ample is (
+        has_slots and meters.fits(meter, its, Reservation(10 * tokens, 10 * tokens, 0, 10 * points))
+    )
+
+
 def test_a_limit_that_was_lowered_leaves_nothing_rather_than_less() -> None:
     meter = Meter("token:1")
     take_all(meter, a_minute(requests=10), NOON)
