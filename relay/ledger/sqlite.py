@@ -74,9 +74,10 @@ def _found(table: str, columns: tuple[str, ...], which: str) -> str:
     )
 
 
+STILL_OPEN = "(SELECT count(*) FROM relay_usagerecord WHERE id IN (SELECT value FROM json_each(?3)) AND outcome = 'open')"
 READ = (
     f"SELECT ({sql.VERSION}), {_found('relay_meter', sql.METER_COLUMNS, '?1')}, "
-    f"{_found('relay_usagerecord', sql.ROW_COLUMNS, '?2')}"
+    f"{_found('relay_usagerecord', sql.ROW_COLUMNS, '?2')}, {STILL_OPEN}"
 )
 OTHER_COLUMNS = tuple(c for c in sql.RECORD_COLUMNS if c not in ("id", "started_at"))
 METER_VALUES = attrgetter(*sql.METER_COLUMNS)
@@ -104,6 +105,15 @@ class _Known:
         self.meters: dict[str, Meter] = {}
         # Open records that began here, until they are settled.
         self.rows: dict[uuid.UUID, Row] = {}
+        # Those that somebody else has written after. All that others do to them is to give them up for lost, if they take this
+        # process for dead: that they are open still is quicker to see than to read them again (15 us for 12 of them, and 80).
+        self.doubtful: dict[uuid.UUID, Row] = {}
+
+    def others_wrote(self, data_version: int) -> None:
+        self.data_version, self.version = data_version, None
+        self.meters.clear()
+        self.doubtful.update(self.rows)
+        self.rows.clear()
 
 
 NOTHING_KNOWN = -1
@@ -139,19 +149,25 @@ class SqliteStore:
     def _read(self, connection: sqlite3.Connection, wanted: list[str], ids: list[uuid.UUID]) -> Page:
         """Only what is not known, which is nothing where one process relays: reading costs more than all of the deciding."""
         (data_version,) = connection.execute("PRAGMA data_version").fetchone()
-        if data_version != self._known.data_version or len(self._known.meters) > MOST_KNOWN:
-            self._known = _Known(data_version)
         known = self._known
+        if data_version != known.data_version or len(known.meters) > MOST_KNOWN:
+            known.others_wrote(data_version)
         meters = [id_ for id_ in wanted if id_ not in known.meters]
-        rows = [id_.hex for id_ in ids if id_ not in known.rows]
-        if meters or rows or known.version is None:
+        unread = [id_ for id_ in ids if id_ not in known.rows]
+        if meters or unread or known.version is None:
             MAKE_METERS.run(connection, [METER_VALUES(Meter(id_)) for id_ in meters if id_ not in self._made])
-            version, found, records = connection.execute(
-                READ, (json.dumps(meters), json.dumps(rows))
+            doubtful = [id_ for id_ in unread if id_ in known.doubtful]
+            rows = [id_ for id_ in unread if id_ not in known.doubtful]
+            version, found, records, open_ = connection.execute(
+                READ, (json.dumps(meters), _hexes(rows), _hexes(doubtful))
             ).fetchone()
+            if open_ != len(doubtful):
+                known.doubtful.clear()
+                return self._read(connection, wanted, ids)
             known.version = version or 0
             known.meters.update({values[0]: Meter(*values) for values in json.loads(found)})
             known.rows.update({row.id: row for row in map(_row, json.loads(records))})
+            known.rows.update({id_: known.doubtful.pop(id_) for id_ in doubtful})
         return Page(
             process=self.process,
             version=known.version,
@@ -173,7 +189,7 @@ class SqliteStore:
         self._give_turn()
         rows = self._known.rows
         rows.update({row.id: row for row in page.inserted})
-        for row in page.updated.values():
+        for row in page.rows.values():
             if row.outcome != "open":
                 del rows[row.id]
 
@@ -291,6 +307,10 @@ class SqliteStore:
 
 def _record_values(row: NewRow) -> tuple[Any, ...]:
     return (row.id.hex, _text(row.started_at), *OTHER_VALUES(row))
+
+
+def _hexes(ids: Iterable[uuid.UUID]) -> str:
+    return json.dumps([id_.hex for id_ in ids])
 
 
 def _now() -> int:

@@ -51,6 +51,9 @@ ENOUGH = 24
 # GIL while a batch is decided made it longer.
 SWITCH_SECONDS = 0.00002
 WAKE_UP_NS = 1
+# Where as many are written at once, the wait for each of them is some milliseconds anyway, and to ask for the GIL so often is work
+# for both cores, where the thread and the loop have one each.
+CROWD, CROWD_SWITCH_SECONDS = 12, 0.0005
 # A token's last use is written at most this often by a process, in seconds.
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.1, 1.0
@@ -298,6 +301,7 @@ class Ledger:
             self._failed(waiting, exc)
         else:
             self._is_crowded = len(batch.admissions) > 1
+            sys.setswitchinterval(SWITCH_SECONDS if len(batch) < CROWD else CROWD_SWITCH_SECONDS)
             self._succeeded(len(settlements))
             for each, answer in zip(waiting, batch.answers, strict=True):
                 each.is_nowhere = not isinstance(answer, Admitted)

@@ -478,6 +478,43 @@ async def test_two_processes_settle_one_record_once(ledgers: Ledgers) -> None:
     assert sums == [(40, 0, 160)]
 
 
+@on_sqlite
+async def test_what_others_write_about_others_is_no_reason_to_read_an_open_record_again(
+    ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = ledgers.open(), ledgers.open()
+    many = copies(await admission(reservation(points=9)), 40)
+    ours, theirs = many[:20], many[20:]
+    await answers(here, ours)
+    await answers(there, theirs)
+    monkeypatch.setattr(sqlite, "_row", None)
+
+    for which, ledger in ((ours, here), (theirs, there)):
+        for each in which:
+            ledger.settle(settlement(each, points=4))
+            await flushed(ledger)
+
+    assert {(r.outcome, r.points) for r in await records()} == {("done", 4)}
+    found = await meters()
+    assert found["team:1"].day_points == 160 and found["key:1"].in_flight == 0
+
+
+async def test_an_open_record_that_others_gave_up_is_read_again(ledgers: Ledgers) -> None:
+    here, there = ledgers.open(), ledgers.open()
+    many = copies(await admission(reservation(points=9)), 3)
+    await answers(here, many)
+    there.settle(settlement(many[1], "lost"))
+    await flushed(there)
+
+    for each in many:
+        here.settle(settlement(each, points=4))
+    await flushed(here)
+
+    assert {(r.outcome, r.points) for r in await records()} == {("done", 4)}
+    sums = await in_database(lambda: [(h.requests, h.lost, h.points) for h in UsageHour.objects.all()])
+    assert sums == [(3, 0, 12)] and (await meters())["key:1"].in_flight == 0
+
+
 # Signs of life.
 
 
