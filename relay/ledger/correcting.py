@@ -108,7 +108,7 @@ def _lock_meters(record_ids: Iterable[uuid.UUID]) -> dict[str, Meter]:
 
 
 def _locked(corrections: dict[uuid.UUID, Correction]) -> Iterable[tuple[UsageRecord, PoeCharge]]:
-    """Those that are still to be corrected."""
+    """Those that are still to be corrected. Open ones are their process's alone, which may not read them again."""
     records = UsageRecord.objects.select_for_update().filter(pk__in=corrections).order_by("pk")
     found = {each.pk: each for each in records.exclude(outcome=OPEN)}
     ids = [each.charge_id for each in corrections.values()]

@@ -331,6 +331,7 @@ def admit(page: Page, admission: Admission) -> Answer:
         if is_ample or refusal is None:
             return _take(page, admission, reservation, found, is_ample)
     assert refusal is not None
+    # Beyond a whole limit is beyond what is left of it: it is refused above, and told otherwise.
     if (never := beyond_limit(admission)) is not None:
         return never
     if isinstance(refusal, RateLimited):

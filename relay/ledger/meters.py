@@ -96,33 +96,33 @@ def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
         meter.tokens_level += tokens * UNIT
 
 
-# Room for so many more requests like it is ample.
+# Room is ample if so many times what a request reserves is left behind.
 AMPLE = 10
-IT_AND_ANOTHER = 2 * UNIT
-IT_AND_MORE = 1 + AMPLE
+WITH_AMPLE = 1 + AMPLE
+TWO_REQUESTS = 2 * UNIT
 
 
 def is_ample(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
-    """Whether a request with this reservation fits and leaves half of the slots free, and what as many more would need."""
+    """Whether it fits and leaves half of the slots, room for another request this minute, and ten times its tokens and points."""
     return limits is UNLIMITED or (
         (
             limits.requests_per_minute is None
-            or meter.requests_level + IT_AND_ANOTHER <= limits.requests_per_minute * UNIT
+            or meter.requests_level + TWO_REQUESTS <= limits.requests_per_minute * UNIT
         )
         and (
             limits.tokens_per_minute is None
             or meter.tokens_level
-            + (reservation.prompt_tokens + reservation.output_tokens) * IT_AND_MORE * UNIT
+            + (reservation.prompt_tokens + reservation.output_tokens) * WITH_AMPLE * UNIT
             <= limits.tokens_per_minute * UNIT
         )
         and (limits.requests_in_flight is None or (meter.in_flight + 1) * 2 <= limits.requests_in_flight)
         and (
             limits.points_per_day is None
-            or meter.day_points + reservation.points * IT_AND_MORE <= limits.points_per_day
+            or meter.day_points + reservation.points * WITH_AMPLE <= limits.points_per_day
         )
         and (
             limits.points_per_month is None
-            or meter.month_points + reservation.points * IT_AND_MORE <= limits.points_per_month
+            or meter.month_points + reservation.points * WITH_AMPLE <= limits.points_per_month
         )
     )
 

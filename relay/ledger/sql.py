@@ -18,8 +18,6 @@ RECORD_COLUMNS = NewRow.__struct_fields__
 HOUR_COLUMNS = (*KEY_COLUMNS, *SUM_COLUMNS)
 REFUSAL_COLUMNS = ("hour", "team_id", "user_id", "token_id", '"limit"', "refusals")
 
-CHANGED_METERS = ", ".join(f"{name} = excluded.{name}" for name in METER_COLUMNS[1:])
-CHANGE_METERS = f"ON CONFLICT (id) DO UPDATE SET {CHANGED_METERS}"
 ADD_SUMS = ", ".join(f"{name} = relay_usagehour.{name} + excluded.{name}" for name in SUM_COLUMNS)
 ADD_HOURS = f"ON CONFLICT ({', '.join(KEY_COLUMNS)}) DO UPDATE SET {ADD_SUMS}"
 ADD_REFUSALS = (

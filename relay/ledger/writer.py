@@ -51,9 +51,9 @@ ENOUGH = 24
 # GIL while a batch is decided made it longer.
 SWITCH_SECONDS = 0.00002
 WAKE_UP_NS = 1
-# Where as many are written at once, the wait for each of them is some milliseconds anyway, and to ask for the GIL so often is work
-# for both cores, where the thread and the loop have one each.
-CROWD, CROWD_SWITCH_SECONDS = 12, 0.0005
+# Where so many are written at once, each waits for some milliseconds anyway, and to ask for the GIL so often is work for both
+# cores, where the thread and the loop have one each: two workers on SQLite switched 11 times a request, so 6 times (2026-11-30).
+MANY, MANY_SWITCH_SECONDS = 12, 0.0005
 # A token's last use is written at most this often by a process, in seconds.
 LAST_USED_EVERY = 60
 RETRY_FIRST, RETRY_MOST = 0.1, 1.0
@@ -292,6 +292,7 @@ class Ledger:
         settlements = self._unsettled[:SETTLEMENTS_AT_ONCE]
         batch = _batch(waiting, settlements)
         self._began_at = time.monotonic()
+        sys.setswitchinterval(SWITCH_SECONDS if len(batch) < MANY else MANY_SWITCH_SECONDS)
         try:
             self._commit(batch)
         except BadItem as exc:
@@ -301,7 +302,6 @@ class Ledger:
             self._failed(waiting, exc)
         else:
             self._is_crowded = len(batch.admissions) > 1
-            sys.setswitchinterval(SWITCH_SECONDS if len(batch) < CROWD else CROWD_SWITCH_SECONDS)
             self._succeeded(len(settlements))
             for each, answer in zip(waiting, batch.answers, strict=True):
                 each.is_nowhere = not isinstance(answer, Admitted)
