@@ -326,9 +326,8 @@ def admit(page: Page, admission: Admission) -> Answer:
     for reservation in admission.reservations:
         is_ample = all(map(rules.is_ample, found, admission.limits, repeat(reservation)))
         # What leaves ample room is refused by none: almost always that is all that is to be asked.
-        if not is_ample:
-            refusal = refusal_of(found, admission.limits, reservation, its_rules)
-        if is_ample or refusal is None:
+        refusal = None if is_ample else refusal_of(found, admission.limits, reservation, its_rules)
+        if refusal is None:
             return _take(page, admission, reservation, found, is_ample)
     assert refusal is not None
     # Beyond a whole limit is beyond what is left of it: it is refused above, and told otherwise.
@@ -363,7 +362,7 @@ def _take(
 
 
 class _Claimed(NamedTuple):
-    """A key's slot; whether many more are free; whether the key is tried after a block."""
+    """A key's slot; whether room on it was ample; whether it is tried after a block."""
 
     candidate: Candidate
     is_ample: bool

@@ -96,37 +96,6 @@ def add_tokens(meter: Meter, limits: Limits, tokens: int) -> None:
         meter.tokens_level += tokens * UNIT
 
 
-# Room is ample if so many times what a request reserves is left behind.
-AMPLE = 10
-WITH_AMPLE = 1 + AMPLE
-TWO_REQUESTS = 2 * UNIT
-
-
-def is_ample(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
-    """Whether it fits and leaves half of the slots, room for another request this minute, and ten times its tokens and points."""
-    return limits is UNLIMITED or (
-        (
-            limits.requests_per_minute is None
-            or meter.requests_level + TWO_REQUESTS <= limits.requests_per_minute * UNIT
-        )
-        and (
-            limits.tokens_per_minute is None
-            or meter.tokens_level
-            + (reservation.prompt_tokens + reservation.output_tokens) * WITH_AMPLE * UNIT
-            <= limits.tokens_per_minute * UNIT
-        )
-        and (limits.requests_in_flight is None or (meter.in_flight + 1) * 2 <= limits.requests_in_flight)
-        and (
-            limits.points_per_day is None
-            or meter.day_points + reservation.points * WITH_AMPLE <= limits.points_per_day
-        )
-        and (
-            limits.points_per_month is None
-            or meter.month_points + reservation.points * WITH_AMPLE <= limits.points_per_month
-        )
-    )
-
-
 def blocked_for(key: Meter, account: Meter, now: int) -> float:
     """For how many seconds a Poe key is not to be asked; 0: it may be tried."""
     return max(_blocked_for(key.blocked_until, now), _blocked_for(account.blocked_until, now))
@@ -206,20 +175,42 @@ OWN_EXTENSION_RULES: tuple[Rule, ...] = (tokens_per_minute,)
 def fits(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
     """Whether no rule refuses, in one look: almost always nothing does, and then no rule need be asked."""
     return limits is UNLIMITED or (
+        (limits.requests_in_flight is None or meter.in_flight < limits.requests_in_flight)
+        and _has_room(meter, limits, 1, reservation, 1)
+    )
+
+
+# Room is ample if so many times what a request reserves is left behind.
+AMPLE = 10
+
+
+def is_ample(meter: Meter, limits: Limits, reservation: Reservation) -> bool:
+    """Whether it fits and leaves half of the slots, room for another request this minute, and ten times its tokens and points."""
+    return limits is UNLIMITED or (
+        (limits.requests_in_flight is None or (meter.in_flight + 1) * 2 <= limits.requests_in_flight)
+        and _has_room(meter, limits, 2, reservation, 1 + AMPLE)
+    )
+
+
+def _has_room(meter: Meter, limits: Limits, requests: int, reservation: Reservation, times: int) -> bool:
+    """For so many requests, and so many times the reservation's tokens and points."""
+    return (
         (
             limits.requests_per_minute is None
-            or meter.requests_level + UNIT <= limits.requests_per_minute * UNIT
+            or meter.requests_level + requests * UNIT <= limits.requests_per_minute * UNIT
         )
         and (
             limits.tokens_per_minute is None
-            or meter.tokens_level + (reservation.prompt_tokens + reservation.output_tokens) * UNIT
+            or meter.tokens_level + (reservation.prompt_tokens + reservation.output_tokens) * times * UNIT
             <= limits.tokens_per_minute * UNIT
         )
-        and (limits.requests_in_flight is None or meter.in_flight < limits.requests_in_flight)
-        and (limits.points_per_day is None or meter.day_points + reservation.points <= limits.points_per_day)
+        and (
+            limits.points_per_day is None
+            or meter.day_points + reservation.points * times <= limits.points_per_day
+        )
         and (
             limits.points_per_month is None
-            or meter.month_points + reservation.points <= limits.points_per_month
+            or meter.month_points + reservation.points * times <= limits.points_per_month
         )
     )
 

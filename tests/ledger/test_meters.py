@@ -312,6 +312,12 @@ def test_of_several_limits_the_one_with_the_least_left_is_told() -> None:
     assert meters.level(None) is None
 
 
+def holding(used: tuple[int, ...]) -> Meter:
+    """Requests and tokens in halves, requests in flight, points of the day and the month."""
+    unit = meters.UNIT // 2
+    return Meter("team:1", NOON, used[0] * unit, used[1] * unit, used[2], 9**10, used[3], 9**10, used[4])
+
+
 @quick
 @given(
     st.tuples(*[st.none() | st.integers(0, 5)] * 5),
@@ -323,8 +329,7 @@ def test_what_fits_is_what_no_rule_refuses(
     limits: tuple[int | None, ...], used: tuple[int, ...], tokens: int, points: int
 ) -> None:
     its, wanted = Limits(*limits), Reservation(0, tokens, 0, points)
-    unit = meters.UNIT // 2
-    meter = Meter("team:1", NOON, used[0] * unit, used[1] * unit, used[2], 9**10, used[3], 9**10, used[4])
+    meter = holding(used)
     assert meters.fits(meter, its, wanted) is all(rule(meter, its, wanted) is None for rule in meters.RULES)
 
 
@@ -339,8 +344,7 @@ def test_room_is_ample_if_half_of_the_slots_and_ten_times_as_much_are_left_behin
     limits: tuple[int | None, ...], used: tuple[int, ...], tokens: int, points: int
 ) -> None:
     its, wanted = Limits(*limits), Reservation(tokens, tokens, 0, points)
-    unit = meters.UNIT // 2
-    meter = Meter("team:1", NOON, used[0] * unit, used[1] * unit, used[2], 9**10, used[3], 9**10, used[4])
+    meter = holding(used)
 
     is_ample = meters.is_ample(meter, its, wanted)
 
